@@ -1,0 +1,1 @@
+"""Trains: from settings and labelled texts to a bag-of-words classifier."""

@@ -1,0 +1,1 @@
+"""Uses the files: loads, verifies and serves a bundle. Imports no torch."""
