@@ -1,0 +1,82 @@
+# The one set of commands: people, CI and hooks all call these. `make` alone lists them.
+
+PYTHON ?= python3## the Python (3.11 to 3.13) that .venv is made with
+RECIPE ?= recipes/tutorial.env## the settings of `train` and `train-gpu`; variables that are set already win
+DATA ?= data## the folder that `train-gpu` lets the container read, as data/
+CONTAINER_ENGINE ?= docker## docker or podman
+IMAGE ?= bowsprit## the name of the image that `train-gpu` builds
+GPU_FLAGS ?= $(if $(findstring podman,$(CONTAINER_ENGINE)),$(PODMAN_GPU),--gpus all)## how the engine passes the GPUs on
+
+PODMAN_GPU = --device nvidia.com/gpu=all --security-opt label=disable --userns=keep-id
+BIN = .venv/bin
+STAMP = .venv/.installed
+
+.PHONY: help setup train train-gpu image test test-system lint format types clean
+.DELETE_ON_ERROR:
+
+help: ## List the commands and the variables that change them
+	@awk -F ' ?## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@awk -F '## ' '/^[A-Z_]+ \?=.*## / { split($$1, name, " "); printf "  %-17s %s\n", name[1], $$2 }' Makefile
+
+setup: $(STAMP) ## Install everything into .venv, once
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  echo "make: $(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make setup PYTHON=python3.12" >&2; \
+	  exit 2; }
+	@echo "Installing into .venv, once; torch is large, so this takes some minutes ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q -c constraints.txt setuptools
+	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[train,dev]'
+	@touch $@
+
+train: export BOW_OVERWRITE ?= true
+train: export BOW_LOG_FORMAT ?= console
+train: setup ## Train RECIPE here: on the GPU if there is one, else on the CPU
+	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE)" >&2; exit 2; }
+	@while IFS='=' read -r name value || [ -n "$$name" ]; do case "$$name" in \
+	  BOW_*) printenv "$$name" >/dev/null || export "$$name=$$value" ;; esac; done <"$(RECIPE)"; \
+	exec $(BIN)/python -m job
+
+train-gpu: export BOW_OVERWRITE ?= true
+train-gpu: export BOW_REQUIRE_GPU ?= true
+train-gpu: image ## Train RECIPE in a container, on the GPU
+	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE)" >&2; exit 2; }
+	@mkdir -p artifacts
+	@$(CONTAINER_ENGINE) run --rm $$(test -t 0 && test -t 1 && echo --interactive --tty) $(GPU_FLAGS) \
+	  --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+	  --user "$$(id -u):$$(id -g)" --env HOME=/tmp \
+	  --env-file "$(RECIPE)" $$(env | sed -n 's/^\(BOW_[A-Z_]*\)=.*/--env \1/p') \
+	  $(if $(wildcard $(DATA)),--volume "$(abspath $(DATA)):/work/data:ro") \
+	  --volume "$(CURDIR)/artifacts:/work/artifacts" \
+	  $(IMAGE) || { code=$$?; test $$code -ne 125 || \
+	  echo "make: $(CONTAINER_ENGINE) could not start the container; does this machine have an NVIDIA GPU," \
+	    "its driver and the NVIDIA container toolkit? Without them: make train" >&2; exit $$code; }
+
+image:
+	@command -v $(CONTAINER_ENGINE) >/dev/null || { \
+	  echo "make: $(CONTAINER_ENGINE) is not installed; install it, or name another: make train-gpu" \
+	    "CONTAINER_ENGINE=podman. Without a container: make train" >&2; exit 2; }
+	@$(CONTAINER_ENGINE) build -f Dockerfile.cuda -t $(IMAGE) .
+
+test: setup ## Run the tests
+	@$(BIN)/pytest
+
+test-system: setup ## Run the tests that install real parts, such as other onnxruntime versions
+	@$(BIN)/pytest -m system
+
+lint: setup ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup ## Format the code, and mend what can be mended
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: setup ## Check the types
+	@$(BIN)/mypy
+
+clean: ## Remove .venv and every cache; trained models in artifacts/ stay
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

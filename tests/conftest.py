@@ -1,0 +1,12 @@
+"""What every test relies on."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a `BOW_*` variable of the developer's shell would change what the tests do."""
+    for name in [name for name in os.environ if name.upper().startswith("BOW_")]:
+        monkeypatch.delenv(name)
