@@ -1,0 +1,134 @@
+"""What to train on: the GPU asked for, else the CPU and the reason. No other module names a device."""
+
+import math
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from serving.errors import PlatformError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What training runs on, and why it is not what was asked for, where it is not."""
+
+    torch_device: torch.device
+    requested: str
+    reason: str | None
+    """Why the requested GPU is not used; None when the request was met."""
+    description: str
+    """The GPU's or the CPU's name, as its maker gives it."""
+
+
+def choose_device(name: str, require_gpu: bool) -> Device:
+    """The device called `name` (`cpu`, `cuda` or `cuda:N`), or the CPU when that GPU cannot be used.
+
+    Raises `PlatformError` instead of going to the CPU when `require_gpu` is set.
+    """
+    if name == "cpu":
+        reason: str | None = None
+    else:
+        gpu = torch.device("cuda", int(name.partition(":")[2] or 0))
+        reason = _why_unusable(gpu)
+        if reason is None:
+            return Device(
+                torch_device=gpu,
+                requested=name,
+                reason=None,
+                description=torch.cuda.get_device_name(gpu),
+            )
+    if require_gpu:
+        raise PlatformError(
+            f"BOW_REQUIRE_GPU=true, but BOW_DEVICE={name} cannot be used: {reason or 'it is not a GPU'}; "
+            "run this where there is such a GPU, or set BOW_REQUIRE_GPU=false to train on the CPU"
+        )
+    return Device(
+        torch_device=torch.device("cpu"), requested=name, reason=reason, description=_cpu_description()
+    )
+
+
+def peak_device_memory(device: Device) -> int | None:
+    """The most bytes that tensors took on the GPU so far; None on the CPU, which counts none."""
+    if device.torch_device.type == "cpu":
+        return None
+    return torch.cuda.max_memory_allocated(device.torch_device)
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use: its affinity, and its container's limit rounded up."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = _cgroup_cores(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return math.ceil(min(affinity, limit))
+
+
+def _why_unusable(gpu: torch.device) -> str | None:
+    """Why `gpu` cannot be used, or None when a first computation on it gave the right result."""
+    if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        return f"this build of torch ({torch.__version__}) has no CUDA support; install the CUDA build"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    # torch raises an AssertionError where its CUDA libraries cannot be loaded.
+    except (RuntimeError, AssertionError) as error:
+        return _why_cuda_did_not_start(error)
+    count = torch.cuda.device_count()
+    if gpu.index >= count:
+        return (
+            f"there is no {gpu}: the driver shows {count} GPU{'' if count == 1 else 's'}, counted from cuda:0"
+        )
+    try:
+        probe = torch.ones(1024, device=gpu)
+        total = float((probe + probe).sum())  # waits for the GPU
+    except torch.OutOfMemoryError:
+        return f"{gpu} is out of memory before training starts: other processes hold it"
+    except RuntimeError as error:
+        return f"{gpu} failed at its first computation: {_first_line(error)}"
+    if total != 2048:
+        return f"{gpu} computed a wrong result at its first computation: 1024 times 2 gave {total}"
+    return None
+
+
+def _why_cuda_did_not_start(error: Exception) -> str:
+    text = str(error)
+    if "no NVIDIA driver" in text:
+        return "no NVIDIA driver was found; a container needs the NVIDIA container toolkit and --gpus all"
+    if "No CUDA GPUs are available" in text:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hint = (
+            "" if visible is None else f"; CUDA_VISIBLE_DEVICES={visible!r} hides those that it does not name"
+        )
+        return f"the NVIDIA driver shows no GPU{hint}"
+    return f"CUDA did not start: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _cpu_description() -> str:
+    """The processor's name as Linux gives it, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1].strip() if model else platform.machine()
+
+
+def _cgroup_cores(membership: Path, root: Path) -> float:
+    """The CPU limit of the process's control group (version 2) and of those above it; infinite if none."""
+    own = next((line[3:] for line in _lines(membership) if line.startswith("0::")), "/")
+    group = root / own.strip("/")
+    limits = [math.inf]
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(root):
+            for line in _lines(folder / "cpu.max"):
+                quota, period = line.split()
+                if quota != "max":
+                    limits.append(int(quota) / int(period))
+    return min(limits)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []

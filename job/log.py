@@ -1,0 +1,98 @@
+"""Logging: events with fields on standard error, for people or as JSON lines. Only main calls `configure`."""
+
+import logging
+import math
+import os
+import sys
+from typing import Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+COMMON: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.StackInfoRenderer(),
+]
+
+
+def configure(log_format: Literal["auto", "console", "json"]) -> None:
+    """Send structlog's events, and what libraries log or warn of, to standard error.
+
+    `auto` is the console format when standard error is a terminal, JSON lines otherwise.
+    """
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    structlog.configure(
+        processors=COMMON + (_json() if as_json else _console()),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=_Stderr,
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    if not any(isinstance(handler, _ToStructlog) for handler in root.handlers):
+        root.addHandler(_ToStructlog(logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+class _Stderr:
+    """Writes to what `sys.stderr` is at that moment: a progress bar replaces it while it is on the screen."""
+
+    def __init__(self, *_names: str) -> None:
+        pass
+
+    def msg(self, line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _ToStructlog(logging.Handler):
+    """Passes on what libraries log, so that a JSON log holds nothing but JSON lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno, "library_message", library=record.name, message=record.getMessage().strip()
+        )
+
+
+def _json() -> list[Processor]:
+    return [
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _plain_fields,
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _console() -> list[Processor]:
+    colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return [
+        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        _hide_info_level,
+        structlog.dev.ConsoleRenderer(
+            colors=colors,
+            pad_event_to=0,
+            pad_level=False,
+            sort_keys=False,
+            # The default prints every local variable once rich is installed: secrets among them.
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
+    ]
+
+
+def _plain_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The time, the level and the event first; and no bare NaN or Infinity, which JSON does not have."""
+    head = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
+    fields = {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in event.items()
+    }
+    return head | fields
+
+
+def _hide_info_level(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """On the console only what is out of the ordinary says its level."""
+    if event.get("level") == "info":
+        del event["level"]
+    return event

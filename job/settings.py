@@ -1,0 +1,317 @@
+"""Every setting of the job: its environment variable, default, range and meaning, and how it is read.
+
+`load_settings` is the one place that turns an environment into `Settings`; `--help`, the error messages and
+the manifest are all made from the fields below.
+"""
+
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from serving.errors import SettingsError
+
+PREFIX = "BOW_"
+SERVING_PREFIX = "BOW_SERVE_"
+"""One ConfigMap may hold the job's and the server's variables: these are not the job's to judge."""
+
+
+class Mark(Enum):
+    """What else is known of a setting, beside its type."""
+
+    SHAPES_MODEL = auto()
+    """Another value gives another model: it names the run and stands in the manifest."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a setting's value is written, in words, where its type does not say it."""
+
+    words: str
+
+
+T = TypeVar("T")
+Shaping = Annotated[T, Mark.SHAPES_MODEL]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Tolerance = Annotated[float, Field(gt=0, le=1e-4)]
+DataPath = Annotated[str, Form("a file, a folder or a glob")]
+
+
+class Settings(BaseSettings):
+    """What one run does. Read from `BOW_*` variables by `load_settings`, and never changed afterwards."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True, regex_engine="python-re"
+    )
+
+    train_data: Annotated[DataPath, Field(examples=["data/train.tsv"])]
+    """The labelled texts to learn from, or the word `tutorial` for the PyTorch tutorial's four sentences,
+    which are built in. Files may be compressed (.gz, .zst)."""
+
+    validation_data: DataPath | None = None
+    """Labelled texts that are not learned from; the model is scored on them after each epoch."""
+
+    test_data: DataPath | None = None
+    """Labelled texts on which the finished model is scored, once."""
+
+    data_format: Shaping[Literal["auto", "tsv", "csv", "jsonl", "parquet", "fasttext"]] = "auto"
+    """How the data files are written. `auto` goes by each file's name; `fasttext` is `__label__x text`."""
+
+    text_column: Shaping[str | None] = Field(default=None, examples=["sentence"])
+    """The column that holds the text. Unset, the usual names are tried (text, sentence and the like)."""
+
+    label_column: Shaping[str | None] = Field(default=None, examples=["category"])
+    """The column that holds the label. Unset, the usual names are tried (label, category, class)."""
+
+    max_rejected: Share = 0.01
+    """The share of rows that may be unusable (no label, invalid UTF-8) before the job refuses the data.
+    Rejected rows are listed in rejected.jsonl."""
+
+    output_dir: Path = Path("artifacts")
+    """The folder that receives the bundle, as <run name>/, and the pointer `latest`."""
+
+    run_name: Annotated[
+        str | None,
+        Field(pattern=r"^(?!latest$)[A-Za-z0-9_-][A-Za-z0-9._-]*$", examples=["intents-1"]),
+        Form("a name of letters, digits, '.', '_' and '-', not starting with '.', and not 'latest'"),
+    ] = None
+    """The bundle's name. Unset, it is made from the settings and the data, so equal runs share a name."""
+
+    overwrite: bool = False
+    """Train again and replace the bundle when this run has one already; otherwise that is an error."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda|cuda:[0-9]{1,3})$"), Form("cpu, cuda or cuda:N")] = (
+        "cuda:0"
+    )
+    """Where to train. Without such a GPU the job trains on the CPU and says why."""
+
+    require_gpu: bool = False
+    """Stop with exit code 74 when the GPU cannot be used, instead of training on the CPU."""
+
+    num_threads: Count | None = Field(default=None, examples=[4])
+    """CPU threads for reading and training. Unset, as many as the cores this process may use. The model's
+    bytes may depend on it."""
+
+    seed: Shaping[Annotated[int, Field(ge=0, le=2**32 - 1)]] = 1
+    """Decides every random choice: initial weights, the order of rows, the validation split."""
+
+    epochs: Shaping[Count] = 5
+    """How many times training goes over the data. Time grows in proportion."""
+
+    batch_size: Shaping[Count] = 512
+    """Texts per update. Larger is faster, and may need a higher learning rate or more epochs."""
+
+    optimizer: Shaping[Literal["sgd", "adagrad", "adam", "rmsprop"]] = "adagrad"
+    """How a gradient becomes an update. All but `sgd` keep one or two more numbers per weight in memory."""
+
+    learning_rate: Shaping[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = 0.5
+    """The size of the first update; adam and rmsprop want far smaller ones (about 0.01)."""
+
+    learning_rate_schedule: Shaping[Literal["constant", "linear"]] = "linear"
+    """`linear` lets the learning rate fall to zero at the last update; `constant` keeps it."""
+
+    weight_decay: Shaping[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = 0.0
+    """L2 penalty: adds this share of a weight to its gradient. It shrinks the weights of a word only in the
+    updates whose texts hold the word."""
+
+    init: Shaping[Literal["zeros", "uniform"]] = "zeros"
+    """The weights before training; `uniform` draws between -1/sqrt(V) and 1/sqrt(V), V being the
+    number of words, as the tutorial does."""
+
+    shuffle: Shaping[bool] = True
+    """Read the rows in a new order each epoch; `false` keeps the files' order, as the tutorial does."""
+
+    validation_split: Shaping[Annotated[float, Field(ge=0, lt=1)]] = 0.0
+    """The share of the training rows kept apart as validation data, drawn by label and seed. At 0 every row
+    trains."""
+
+    min_count: Shaping[Count] = 1
+    """Words seen fewer times than this in the training data are left out of the vocabulary."""
+
+    max_vocabulary: Shaping[Count | None] = Field(default=None, examples=[500000])
+    """Keep only this many words, the most frequent. The model holds (words + 1) * labels * 4 bytes."""
+
+    vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
+    """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
+
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """`console` is for people, `json` is one object a line; `auto` is console on a terminal, else json."""
+
+    parity_atol: Tolerance = 1e-5
+    """How far an exported file's log-probability may be from the original model's, as an absolute number."""
+
+    parity_rtol: Tolerance = 1e-5
+    """The same as a share of the original's log-probability; the two are added."""
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what `load_settings` hands over and nothing else: no process environment, no `.env` file."""
+        return (sources["init_settings"],)
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        problems = []
+        if self.validation_data is not None and self.validation_split > 0:
+            problems.append(
+                f"BOW_VALIDATION_SPLIT: {self.validation_split} asks for a split, and BOW_VALIDATION_DATA "
+                "names validation data; set BOW_VALIDATION_SPLIT=0, or unset BOW_VALIDATION_DATA"
+            )
+        if self.vocabulary_file is not None and self.max_vocabulary is not None:
+            problems.append(
+                f"BOW_MAX_VOCABULARY: {self.max_vocabulary} limits a vocabulary that BOW_VOCABULARY_FILE "
+                "fixes; unset one of the two"
+            )
+        if self.vocabulary_file is not None and self.min_count > 1:
+            problems.append(
+                f"BOW_MIN_COUNT: {self.min_count} limits a vocabulary that BOW_VOCABULARY_FILE fixes; "
+                "set BOW_MIN_COUNT=1, or unset BOW_VOCABULARY_FILE"
+            )
+        for name, column in (("text_column", self.text_column), ("label_column", self.label_column)):
+            if self.data_format == "fasttext" and column is not None:
+                problems.append(
+                    f"{env_name(name)}: {column!r} names a column, and fastText files have none; "
+                    "unset it, or set BOW_DATA_FORMAT=auto"
+                )
+        if self.require_gpu and self.device == "cpu":
+            problems.append(
+                "BOW_DEVICE: 'cpu' is not a GPU, and BOW_REQUIRE_GPU=true asks for one; "
+                "set BOW_DEVICE=cuda:0, or BOW_REQUIRE_GPU=false"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the `BOW_*` variables of `environ`; an empty or blank value counts as unset.
+
+    Raises `SettingsError` with one line for each problem found, so that one run shows them all. The rules
+    that tie settings together are checked once every setting is right on its own.
+    """
+    fields = {env_name(name): name for name in Settings.model_fields}
+    known = {name: value.strip() for name, value in environ.items() if name in fields}
+    problems = [_unknown(name, fields) for name in environ if _is_ours(name) and name not in fields]
+    try:
+        settings = Settings(**{fields[name]: value for name, value in known.items() if value})  # type: ignore[arg-type]
+    except ValidationError as error:
+        for details in error.errors():
+            problems += _problems(details)
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def shaping(settings: Settings) -> dict[str, str | int | float | bool | None]:
+    """The settings of which another value gives another model, ready for JSON.
+
+    What a path leads to shapes the model as well (the data, `vocabulary_file`): the data fingerprint's part.
+    """
+    return {
+        name: getattr(settings, name)
+        for name, field in Settings.model_fields.items()
+        if Mark.SHAPES_MODEL in _unwrapped(field)[1]
+    }
+
+
+def env_name(name: str) -> str:
+    """The environment variable of the field `name`."""
+    return PREFIX + name.upper()
+
+
+def kind(field: FieldInfo) -> str:
+    """What a field accepts, in words: `a whole number, at least 1`."""
+    type_, notes = _unwrapped(field)
+    for note in notes:
+        if isinstance(note, Form):
+            return note.words
+    if get_origin(type_) is Literal:
+        return "one of " + ", ".join(get_args(type_))
+    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
+    return ", ".join([names[type_], *filter(None, [_range(notes)])])
+
+
+def shown(name: str, value: object) -> str:
+    """A variable's value as it may appear in a message or a log: cut when long, hidden when secret."""
+    if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "KEY")):
+        return "hidden"
+    match value:
+        case None:
+            return "not set"
+        case bool():
+            return str(value).lower()
+        case _:
+            text = str(value)
+            return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_ours(name: str) -> bool:
+    return name.upper().startswith(PREFIX) and not name.upper().startswith(SERVING_PREFIX)
+
+
+def _unknown(name: str, known: Mapping[str, str]) -> str:
+    # The prefix is left out: with it, every name would look much like every other.
+    nearest = difflib.get_close_matches(
+        name.upper().removeprefix(PREFIX), [other.removeprefix(PREFIX) for other in known], n=1, cutoff=0.5
+    )
+    advice = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "unset it"
+    return f"{name}: there is no such setting; {advice} (python -m job --help lists all settings)"
+
+
+def _problems(details: ErrorDetails) -> list[str]:
+    """The lines for one error of pydantic's, in this project's words."""
+    if not details["loc"]:  # from `_settings_agree`, which words its own
+        return str(details["ctx"]["error"]).splitlines()
+    field = Settings.model_fields[str(details["loc"][0])]
+    name = env_name(str(details["loc"][0]))
+    examples = [shown(name, example) for example in field.examples or []]
+    if details["type"] == "missing":
+        return [
+            f"{name}: expected {kind(field)}; found nothing; set for example {name}={examples[0]}, "
+            f"or {name}=tutorial to try the job out"
+        ]
+    advice = (
+        f"set for example {name}={examples[0]}, or unset it"
+        if field.default is None
+        else f"set for example {name}={shown(name, field.default)}, the default"
+    )
+    return [f"{name}: expected {kind(field)}; found {shown(name, details['input'])!r}; {advice}"]
+
+
+def _unwrapped(field: FieldInfo) -> tuple[Any, list[Any]]:
+    """The type inside `Annotated[...]` and `... | None`, and all that was annotated on the way to it."""
+    type_, notes = field.annotation, list(field.metadata)
+    while True:
+        if get_origin(type_) is Annotated:
+            type_, *more = get_args(type_)
+            notes += [
+                part for note in more for part in (note.metadata if isinstance(note, FieldInfo) else [note])
+            ]
+        elif get_origin(type_) in (Union, types.UnionType):
+            (type_,) = [part for part in get_args(type_) if part is not type(None)]
+        else:
+            return type_, notes
+
+
+def _range(notes: list[Any]) -> str:
+    words = []
+    for note in notes:
+        match note:
+            case Ge(ge=low):
+                words.append(f"at least {low}")
+            case Gt(gt=low):
+                words.append(f"above {low}")
+            case Le(le=high):
+                words.append(f"at most {high}")
+            case Lt(lt=high):
+                words.append(f"below {high}")
+    return ", ".join(words)
