@@ -1,0 +1,115 @@
+"""From JSON lines to texts and labels: by Arrow where it can, otherwise line by line."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pa_json
+
+from job.columns import Columns, Parsed, Reject, is_utf8, keep_good
+from job.records import split_lines
+from job.sources import Block
+from serving.errors import DataError
+
+_SAMPLE_LINES = 100
+
+
+def object_keys(block: Block) -> list[str]:
+    """Return the keys of the objects in the block's first 100 lines, in order of appearance.
+
+    Raises:
+        DataError: none of these lines is an object.
+    """
+    lines, numbers = split_lines(block.data, block.first_line)
+    keys: dict[str, None] = {}
+    num_objects = 0
+    for line in lines[:_SAMPLE_LINES].to_pylist():
+        row = _parse_object(line)
+        if row is not None:
+            num_objects += 1
+            keys.update(dict.fromkeys(row))
+    if not num_objects:
+        line = int(numbers[0]) if len(numbers) else block.first_line
+        raise DataError(
+            f'{block.path}:{line}: expected a JSON object in each line, {{"text": "...", "label": "..."}}, '
+            "found none in the first lines; write each row as an object in a line of its own"
+        )
+    return list(keys)
+
+
+def parse_jsonl(block: Block, columns: Columns) -> Parsed:
+    """Parse a block of JSON lines; a row that cannot be used becomes a reject, never an error."""
+    lines, numbers = split_lines(block.data, block.first_line)
+    # Arrow reads objects, not lines. Where each line starts with { and ends with }, and there are as many
+    # objects as lines, each line is one object; any other block is read line by line.
+    is_object = pc.and_(pc.starts_with(lines, b"{"), pc.ends_with(lines, b"}"))
+    if pc.all(is_object, min_count=0).as_py():
+        for label_type in (pa.string(), pa.int64()):
+            table = _read_json(block.data, columns, label_type)
+            if table is not None and len(table) == len(lines):
+                texts, labels = (column.combine_chunks() for column in table.columns)
+                return keep_good(
+                    texts.cast(pa.binary()), labels.cast(pa.string()).cast(pa.binary()), numbers, []
+                )
+    return _parse_json_lines(lines.to_pylist(), numbers.tolist(), columns)
+
+
+def _read_json(data: bytes, columns: Columns, label_type: Any) -> Any:
+    """Return a table of two columns, texts and labels, or None where a row has values of another type."""
+    schema = pa.schema([(columns.text_name, pa.string()), (columns.label_name, label_type)])
+    try:
+        return pa_json.read_json(
+            pa.BufferReader(data),
+            read_options=pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        ).select([columns.text_name, columns.label_name])
+    except pa.ArrowInvalid:
+        return None
+
+
+def _parse_json_lines(lines: list[bytes], numbers: list[int], columns: Columns) -> Parsed:
+    texts: list[bytes | None] = []
+    labels: list[bytes | None] = []
+    kept: list[int] = []
+    rejects: list[Reject] = []
+    for line, number in zip(lines, numbers, strict=True):
+        if line.isspace():
+            continue
+        row = _parse_object(line)
+        if row is None:
+            reason = "not a JSON object" if is_utf8(line) else "invalid UTF-8"
+            rejects.append((number, reason))
+            continue
+        text, label = row.get(columns.text_name), row.get(columns.label_name)
+        nested = next((key for key, value in (("text", text), ("label", label)) if _is_nested(value)), None)
+        if nested is not None:
+            rejects.append((number, f"{nested} is not a plain value"))
+            continue
+        texts.append(_scalar_bytes(text))
+        labels.append(_scalar_bytes(label))
+        kept.append(number)
+    return keep_good(
+        pa.array(texts, pa.binary()), pa.array(labels, pa.binary()), np.array(kept, np.int64), rejects
+    )
+
+
+def _parse_object(line: bytes) -> dict[str, Any] | None:
+    """Return the line's JSON object, or None; numbers with a fraction stay text, NaN counts as missing."""
+    try:
+        row = json.loads(line.decode(), parse_float=str, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, (dict, list))
+
+
+def _scalar_bytes(value: str | int | bool | None) -> bytes | None:
+    if value is None:
+        return None
+    # A lone surrogate (\ud800) becomes bytes that are not UTF-8, which the check of all rows refuses.
+    return (value if isinstance(value, str) else json.dumps(value)).encode(errors="surrogatepass")

@@ -1,0 +1,91 @@
+"""From a Parquet file to texts and labels; its columns are read a batch at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from job import sources
+from job.columns import Parsed, find_columns, keep_good
+from serving.errors import DataError
+
+_MAX_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some rows of a Parquet file, as they are stored."""
+
+    texts: Any
+    labels: Any
+    first_row: int
+    """The number of the first row; a file's first row is 1."""
+
+
+def read_batches(
+    source: sources.Source,
+    fingerprint: sources.Fingerprint,
+    *,
+    text_column: str | None,
+    label_column: str | None,
+) -> Iterator[Batch]:
+    """Yield the rows in batches of about BLOCK_BYTES; `fingerprint` takes the bytes of the file.
+
+    Raises:
+        DataError: the file is damaged, or has no usable columns.
+        PlatformError: the storage failed.
+    """
+    path = source.path
+    with sources.storage_errors(path), path.open("rb") as file:
+        while chunk := file.read(sources.BLOCK_BYTES):
+            fingerprint.update(chunk)
+        file.seek(0)
+        parquet = pq.ParquetFile(file)
+        schema = parquet.schema_arrow
+        columns = find_columns(schema.names, path, text_column=text_column, label_column=label_column)
+        names = [columns.text_name, columns.label_name]
+        for name in names:
+            column_type = schema.field(name).type
+            if not _has_text_form(column_type):
+                raise DataError(
+                    f"{path}: expected the column {name!r} to hold plain values, found {column_type}; "
+                    "choose another with BOW_TEXT_COLUMN or BOW_LABEL_COLUMN"
+                )
+        metadata = parquet.metadata
+        num_bytes = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        batch_rows = sources.BLOCK_BYTES * metadata.num_rows // max(num_bytes, 1)
+        first_row = 1
+        for batch in parquet.iter_batches(
+            batch_size=min(max(batch_rows, 1), _MAX_BATCH_ROWS), columns=names, use_threads=False
+        ):
+            yield Batch(texts=batch.column(names[0]), labels=batch.column(names[1]), first_row=first_row)
+            first_row += len(batch)
+
+
+def parse_batch(batch: Batch) -> Parsed:
+    """Keep the batch's good rows; the line of a reject is the number of its row."""
+    lines = np.arange(batch.first_row, batch.first_row + len(batch.texts), dtype=np.int64)
+    return keep_good(_as_bytes(batch.texts), _as_bytes(batch.labels), lines, [])
+
+
+def _has_text_form(column_type: Any) -> bool:
+    try:
+        _as_bytes(pa.array([], column_type))
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _as_bytes(values: Any) -> Any:
+    """Return a BinaryArray [N]: Arrow trusts a Parquet file's strings to be UTF-8, we do not."""
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    kind = values.type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        values = values.cast(pa.large_string() if pa.types.is_large_string(kind) else pa.string())
+    return values.cast(pa.binary())
