@@ -1,0 +1,160 @@
+"""The encoded corpus: token ids and offsets, never a dense matrix of documents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from job.dataset import Rows
+from job.features import TokenBlock, tokenize
+from job.vocabulary import Vocabulary
+
+Ids = npt.NDArray[np.int32]
+Offsets = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowBlock:
+    """One block of a data set, tokenized: what a reading thread hands on."""
+
+    tokens: TokenBlock
+    labels: pa.DictionaryArray
+    """[n], dictionary-encoded."""
+    sample: pa.StringArray
+    """The block's first texts, as they were."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCorpus:
+    """N rows whose tokens and labels are numbered as they came, before a vocabulary is chosen."""
+
+    tokens: pa.StringArray
+    """The distinct tokens, [D]."""
+    codes: Ids
+    """Positions in `tokens`, [num_tokens]."""
+    offsets: Offsets
+    """[N + 1]."""
+    label_names: list[str]
+    """The distinct labels, sorted by code point."""
+    labels: npt.NDArray[np.int64]
+    """Positions in `label_names`, [N]."""
+    sample: list[str]
+    """Some of the texts as they were, for the parity gate."""
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    def token_counts(self) -> npt.NDArray[np.int64]:
+        """How often each of `tokens` occurs, [D]."""
+        return np.bincount(self.codes, minlength=len(self.tokens))
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "RawCorpus":
+        """The named rows, in the order named; tokens and labels keep their numbers."""
+        codes, offsets = take_rows(self.codes, self.offsets, rows)
+        return RawCorpus(
+            tokens=self.tokens,
+            codes=codes,
+            offsets=offsets,
+            label_names=self.label_names,
+            labels=self.labels[rows],
+            sample=self.sample,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """N rows ready to train on or to score: row i is the bag `ids[offsets[i]:offsets[i + 1]]`."""
+
+    ids: Ids
+    """Vocabulary ids, [nnz]: a word that stands twice in a row stands here twice, an unknown one never."""
+    offsets: Offsets
+    """[N + 1], from 0 to nnz."""
+    labels: npt.NDArray[np.int64]
+    """Label ids, [N]; -1 for a label that the model does not have."""
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.labels)
+
+
+def tokenize_rows(rows: Rows, *, sample: int) -> RowBlock:
+    """Tokenizes one block of rows and keeps its first `sample` texts; runs in the reading threads."""
+    return RowBlock(
+        tokens=tokenize(rows.texts),
+        labels=rows.labels.dictionary_encode(),
+        sample=rows.texts[:sample],
+    )
+
+
+def join(blocks: Sequence[RowBlock], *, sample: int) -> RawCorpus:
+    """Joins the blocks of a data set into one numbering of tokens and labels."""
+    tokens, token_maps = _unify([block.tokens.dictionary for block in blocks])
+    labels, label_maps = _unify([block.labels.dictionary for block in blocks])
+    label_names: list[str] = sorted(labels.to_pylist())
+    rank = pc.index_in(labels, value_set=pa.array(label_names, pa.string())).to_numpy()
+
+    lengths = np.concatenate([np.diff(block.tokens.offsets) for block in blocks])
+    texts = pa.chunked_array([block.sample for block in blocks], pa.string())
+    return RawCorpus(
+        tokens=tokens,
+        codes=np.concatenate([to[block.tokens.codes] for to, block in zip(token_maps, blocks, strict=True)]),
+        offsets=offsets_of(lengths),
+        label_names=label_names,
+        labels=np.concatenate(
+            [rank[to[block.labels.indices.to_numpy()]] for to, block in zip(label_maps, blocks, strict=True)]
+        ).astype(np.int64),
+        sample=texts[:sample].to_pylist(),
+    )
+
+
+def _unify(dictionaries: Sequence[pa.StringArray]) -> tuple[pa.StringArray, list[Ids]]:
+    """One dictionary out of many, and for each of them where its entries went."""
+    united = pa.chunked_array(dictionaries, pa.string()).combine_chunks().dictionary_encode()
+    places = united.indices.to_numpy().astype(np.int32, copy=False)
+    ends = np.cumsum([len(dictionary) for dictionary in dictionaries])
+    return united.dictionary, np.split(places, ends[:-1])
+
+
+def encode(raw: RawCorpus, vocabulary: Vocabulary, label_names: Sequence[str]) -> Corpus:
+    """Numbers the rows by the model's vocabulary and labels; unknown words vanish, unknown labels are -1."""
+    token_ids = vocabulary.ids(raw.tokens)
+    ids = token_ids[raw.codes]
+    known = ids >= 0
+    offsets = raw.offsets
+    if not known.all():
+        kept_before = np.concatenate([[0], np.cumsum(known)])
+        ids, offsets = ids[known], kept_before[offsets]
+    to_label = {name: index for index, name in enumerate(label_names)}
+    label_ids = np.array([to_label.get(name, -1) for name in raw.label_names], dtype=np.int64)
+    return Corpus(ids=ids, offsets=offsets, labels=label_ids[raw.labels])
+
+
+def offsets_of(lengths: npt.NDArray[np.int64]) -> Offsets:
+    """The offsets [N + 1] of N bags of the given lengths [N].
+
+    >>> offsets_of(np.array([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def take_rows(ids: Ids, offsets: Offsets, rows: npt.NDArray[np.int64]) -> tuple[Ids, Offsets]:
+    """The ids and offsets of the named rows, in the order named.
+
+    >>> ids, offsets = take_rows(np.array([7, 8, 9], np.int32), np.array([0, 2, 3]), np.array([1, 0]))
+    >>> ids.tolist(), offsets.tolist()
+    ([9, 7, 8], [0, 1, 3])
+    """
+    starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
+    taken = offsets_of(lengths)
+    # Position j of the result lies in row r at place j - taken[r] of that row.
+    places = np.arange(taken[-1]) + np.repeat(starts - taken[:-1], lengths)
+    return ids[places], taken

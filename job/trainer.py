@@ -1,0 +1,170 @@
+"""Training by mini-batch gradient descent on the NLL loss, with its gradient written out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from job.batches import Batch, in_order
+from job.model import BowClassifier
+from job.optimizer import Optimizer
+from serving.errors import TrainingError
+
+Schedule = Literal["constant", "linear"]
+
+CHECK_EVERY = 256
+"""Steps between two looks at the loss; each look waits for the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do with the batches."""
+
+    epochs: int
+    learning_rate: float
+    schedule: Schedule
+    seed: int
+    shuffle: bool
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """Everything that training changes; with it and the epoch a run could go on."""
+
+    table: Tensor
+    """A transposed, so that a word's weights lie together: [V, K]."""
+    bias: Tensor
+    """b: [K]."""
+    table_slots: tuple[Tensor, ...]
+    """The optimizer's state for `table`, each [V, K]."""
+    bias_slots: tuple[Tensor, ...]
+    """The optimizer's state for `bias`, each [K]."""
+    step: int = 0
+    """Updates made so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """What an epoch came to."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean NLL loss over the epoch's rows, each taken before the update that used it, in nats."""
+
+
+def start(model: BowClassifier, optimizer: Optimizer, device: torch.device) -> TrainState:
+    """The state before the first step: the model's own parameters, copied to the device."""
+    table = model.weight.detach().t().contiguous().to(device, copy=True)
+    bias = model.bias.detach().to(device, copy=True)
+    return TrainState(
+        table=table, bias=bias, table_slots=optimizer.slots(table), bias_slots=optimizer.slots(bias)
+    )
+
+
+@torch.no_grad()
+def finish(state: TrainState, model: BowClassifier) -> None:
+    """Writes the trained parameters into the model."""
+    model.weight.copy_(state.table.t())
+    model.bias.copy_(state.bias)
+
+
+def learning_rate_at(step: int, num_steps: int, *, peak: float, schedule: Schedule) -> float:
+    """The learning rate of a step (from 0): a pure function of the step.
+
+    >>> [learning_rate_at(step, 4, peak=1.0, schedule="linear") for step in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
+    """
+    match schedule:
+        case "constant":
+            return peak
+        case "linear":
+            return peak * (1 - step / num_steps)
+
+
+def train(
+    state: TrainState,
+    batches: list[Batch],
+    optimizer: Optimizer,
+    plan: Plan,
+    *,
+    on_step: Callable[[int], None] = lambda _: None,
+    on_epoch: Callable[[EpochResult], None] = lambda _: None,
+) -> list[EpochResult]:
+    """Runs all epochs; `on_step` is given the rows done in each step, `on_epoch` what an epoch came to.
+
+    Raises TrainingError, naming the epoch and step, where a loss is not finite. A look at the losses waits for
+    the device, so it comes every `CHECK_EVERY` steps; until then the state may hold what followed from that loss.
+    """
+    num_steps = plan.epochs * len(batches)
+    results = []
+    for epoch in range(plan.epochs):
+        losses: list[Tensor] = []
+        loss_sum, num_rows, checked = 0.0, 0, 0
+        epoch_batches = in_order(batches, seed=plan.seed, epoch=epoch, shuffle=plan.shuffle)
+        for index, batch in enumerate(epoch_batches):
+            learning_rate = learning_rate_at(
+                state.step, num_steps, peak=plan.learning_rate, schedule=plan.schedule
+            )
+            losses.append(train_step(state, batch, optimizer, learning_rate=learning_rate))
+            num_rows += len(batch.labels)
+            on_step(len(batch.labels))
+            if index + 1 - checked == CHECK_EVERY or index + 1 == len(batches):
+                loss_sum += _checked_sum(losses, epoch=epoch, first=checked)
+                losses.clear()
+                checked = index + 1
+        results.append(EpochResult(epoch=epoch + 1, loss=loss_sum / num_rows))
+        on_epoch(results[-1])
+    return results
+
+
+@torch.no_grad()
+def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learning_rate: float) -> Tensor:
+    """One update from B rows; returns the sum of their NLL losses before it, a scalar on the device.
+
+    With X [B, U] the counts of the batch's words, W [U, K] their rows of A and Y [B, K] the labels one-hot:
+
+        logits = X W + b              the gradient of the mean loss: G = (softmax(logits) - Y) / B
+        dW     = X^T G                db = sum of G over rows
+
+    X is never built: both products are bags of rows summed, by row and by word.
+    """
+    weight = state.table.index_select(0, batch.features)  # [U, K]
+    sums = F.embedding_bag(batch.words, weight, batch.offsets, mode="sum", include_last_offset=True)
+    log_probs = F.log_softmax(sums + state.bias, dim=1)  # [B, K]
+    labels = batch.labels.unsqueeze(1)
+    loss = log_probs.gather(1, labels).sum().neg_()
+
+    gradient = log_probs.exp_()
+    gradient.scatter_add_(1, labels, gradient.new_full(labels.shape, -1.0))
+    gradient.div_(len(batch.labels))
+    weight_gradient = F.embedding_bag(
+        batch.rows, gradient, batch.feature_offsets, mode="sum", include_last_offset=True
+    )
+
+    state.step += 1
+    slots = tuple(slot.index_select(0, batch.features) for slot in state.table_slots)
+    optimizer.update(weight, weight_gradient, slots, learning_rate=learning_rate, step=state.step)
+    for full, rows in zip((state.table, *state.table_slots), (weight, *slots), strict=True):
+        full.index_copy_(0, batch.features.long(), rows)
+    optimizer.update(
+        state.bias, gradient.sum(0), state.bias_slots, learning_rate=learning_rate, step=state.step
+    )
+    return loss
+
+
+def _checked_sum(losses: Iterable[Tensor], *, epoch: int, first: int) -> float:
+    """The sum of the losses; the one place in an epoch that waits for the device."""
+    values = torch.stack(list(losses)).double().cpu()
+    finite = torch.isfinite(values)
+    if not finite.all():
+        step = first + int((~finite).nonzero()[0]) + 1
+        raise TrainingError(
+            f"the loss became {values[step - first - 1].item()} at step {step} of epoch {epoch + 1}; "
+            "nothing was published. Set BOW_LEARNING_RATE lower (a tenth of it, say), or choose "
+            "BOW_OPTIMIZER=adagrad, which scales its own steps."
+        )
+    return float(values.sum())

@@ -1,0 +1,54 @@
+"""The vocabulary: which tokens are features, and in which order."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from job.features import NO_TOKEN
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """V distinct tokens; a token's id is its place."""
+
+    tokens: pa.StringArray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The tokens as Python strings, in the order of their ids."""
+        words: list[str] = self.tokens.to_pylist()
+        return words
+
+    def ids(self, tokens: pa.StringArray) -> npt.NDArray[np.int32]:
+        """The id of each token, [n] int32; -1 where the vocabulary lacks it."""
+        found = pc.index_in(tokens, value_set=self.tokens)
+        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int32)
+
+
+def select(
+    tokens: pa.StringArray,
+    counts: npt.NDArray[np.int64],
+    *,
+    min_count: int,
+    max_size: int | None,
+) -> Vocabulary:
+    """The tokens seen at least `min_count` times, the most frequent first, at most `max_size` of them.
+
+    Equal counts are ordered by code point, so that the order depends on nothing but the counts.
+
+    >>> select(pa.array(["b", "rare", "a"]), np.array([2, 1, 2]), min_count=2, max_size=None).words
+    ['a', 'b']
+    """
+    table = pa.table({"token": tokens, "count": counts})
+    kept = table.filter(
+        pc.and_(pc.greater_equal(table["count"], max(min_count, 1)), pc.not_equal(table["token"], NO_TOKEN))
+    )
+    kept = kept.sort_by([("count", "descending"), ("token", "ascending")])
+    return Vocabulary(kept["token"].combine_chunks()[: max_size if max_size is not None else len(kept)])
