@@ -133,12 +133,19 @@ def keep_good(texts: Any, labels: Any, lines: Any, rejects: list[Reject]) -> Par
 
 def _is_invalid(values: Any) -> Any:
     """Return a BooleanArray [N]: which of the bytes are not UTF-8."""
-    try:
-        values.cast(pa.string())
-    except pa.ArrowInvalid:
+    if any_invalid(values):
         # Only a block with such a row comes here; Arrow does not say which row it is.
         return pa.array([not is_utf8(value) for value in values.to_pylist()], pa.bool_())
     return _all_false(len(values))
+
+
+def any_invalid(values: Any) -> bool:
+    """Return whether some of the bytes in a BinaryArray are not UTF-8."""
+    try:
+        values.cast(pa.string())
+    except pa.ArrowInvalid:
+        return True
+    return False
 
 
 def is_utf8(value: bytes) -> bool:

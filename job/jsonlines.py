@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
-from job.columns import Columns, Parsed, Reject, is_utf8, keep_good
+from job.columns import Columns, Parsed, Reject, any_invalid, is_utf8, keep_good
 from job.records import split_lines
 from job.sources import Block
 from serving.errors import DataError
@@ -42,10 +42,11 @@ def object_keys(block: Block) -> list[str]:
 def parse_jsonl(block: Block, columns: Columns) -> Parsed:
     """Parse a block of JSON lines; a row that cannot be used becomes a reject, never an error."""
     lines, numbers = split_lines(block.data, block.first_line)
-    # Arrow reads objects, not lines. Where each line starts with { and ends with }, and there are as many
-    # objects as lines, each line is one object; any other block is read line by line.
+    # Arrow reads objects, not lines, and does not look at their bytes. Where each line starts with { and ends
+    # with }, and there are as many objects as lines, each line is one object. Any other block is read line by
+    # line, and so is one with a byte that is not UTF-8, if only in a column that nobody asked for.
     is_object = pc.and_(pc.starts_with(lines, b"{"), pc.ends_with(lines, b"}"))
-    if pc.all(is_object, min_count=0).as_py():
+    if pc.all(is_object, min_count=0).as_py() and not any_invalid(lines):
         for label_type in (pa.string(), pa.int64()):
             table = _read_json(block.data, columns, label_type)
             if table is not None and len(table) == len(lines):

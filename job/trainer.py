@@ -96,8 +96,8 @@ def train(
 ) -> list[EpochResult]:
     """Runs all epochs; `on_step` is given the rows done in each step, `on_epoch` what an epoch came to.
 
-    Raises TrainingError, naming the epoch and step, where a loss is not finite. A look at the losses waits for
-    the device, so it comes every `CHECK_EVERY` steps; until then the state may hold what followed from that loss.
+    Raises TrainingError, naming the epoch and step, where a loss is not finite. A look at the losses waits
+    for the device, so it comes every `CHECK_EVERY` steps; the state then holds what followed from that loss.
     """
     num_steps = plan.epochs * len(batches)
     results = []

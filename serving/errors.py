@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
     PARITY_FAILED = 5, "A runtime's log-probabilities differ from the original's; nothing was published."
     BUNDLE_DAMAGED = 6, "A bundle is incomplete, altered, or of a version that this release cannot read."
     QUALITY_GATE = 7, "The model is worse than the settings allow."
-    PLATFORM = 74, "The machine or its storage failed (disk full, folder not writable, GPU missing): try elsewhere."
+    PLATFORM = 74, "The machine or its storage failed (disk full, read-only folder, no GPU): try elsewhere."
     INTERRUPTED = 75, "Ended by a signal: run it again."
 
 

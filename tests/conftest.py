@@ -2,7 +2,12 @@
 
 import os
 
+import hypothesis
 import pytest
+
+# The same examples in every run: a test that fails must fail again, and on every machine.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)
