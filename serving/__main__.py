@@ -1,0 +1,147 @@
+"""`python -m serving`: verify a bundle, or predict with it."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from serving.bundle import open_bundle
+from serving.errors import BowspritError, DataError, ExitCode, SettingsError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print its usage and leave."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{self.prog}: {message}; {self.prog} --help shows what it takes")
+
+
+def main(argv: Sequence[str]) -> ExitCode:
+    """Runs the command that the arguments ask for, and returns how it ended."""
+    try:
+        arguments = _parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], ExitCode] = arguments.run
+        return run(arguments)
+    except BowspritError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return ExitCode.INTERRUPTED
+
+
+def _verify(arguments: argparse.Namespace) -> ExitCode:
+    from serving.parity import check
+    from serving.table import rungs_table
+    from serving.verify import verify
+
+    verdict = verify(arguments.bundle, expected_id=arguments.expect, with_torch=arguments.torch)
+    sys.stdout.write(rungs_table(verdict.rungs))
+    sys.stdout.flush()
+    check(verdict.rungs, str(arguments.bundle))
+    sys.stdout.write(f"{arguments.bundle} holds: all {len(verdict.rungs)} checks\n")
+    sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
+    return ExitCode.DONE
+
+
+def _predict(arguments: argparse.Namespace) -> ExitCode:
+    from serving.predict import Selection, predict
+
+    bundle = open_bundle(arguments.bundle)
+    selection = Selection(top_k=arguments.top_k, threshold=arguments.threshold)
+    if arguments.input is None:
+        predict(bundle, sys.stdin.buffer, "standard input", sys.stdout.buffer, selection)
+        return ExitCode.DONE
+    try:
+        source = arguments.input.open("rb")
+    except OSError as error:
+        raise DataError(
+            f"{arguments.input}: cannot be read ({error.strerror}); name a file with a text in each line"
+        ) from error
+    with source:
+        predict(bundle, source, str(arguments.input), sys.stdout.buffer, selection)
+    return ExitCode.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m serving",
+        description="Verifies a bundle that the training job published, or predicts with it.",
+        epilog="Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in _EXIT_CODES),
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    verify = commands.add_parser(
+        "verify",
+        allow_abbrev=False,
+        help="check that a bundle is whole, and that its models give the trained model's log-probabilities",
+    )
+    verify.set_defaults(run=_verify)
+    verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="for example artifacts/latest")
+    verify.add_argument("--expect", metavar="ID", help="the bundle must be the one with this ID")
+    verify.add_argument(
+        "--torch",
+        action="store_true",
+        help="check TorchScript too; this runs the code in model.ts: only for a bundle that you trust",
+    )
+
+    predict = commands.add_parser(
+        "predict", allow_abbrev=False, help="classify texts: a line in, a JSON line out"
+    )
+    predict.set_defaults(run=_predict)
+    predict.add_argument("bundle", type=Path, metavar="BUNDLE", help="for example artifacts/latest")
+    predict.add_argument("--input", type=Path, metavar="FILE", help="read texts here, not from stdin")
+    predict.add_argument(
+        "--top-k", type=_top_k, default=1, metavar="K", help="write the K most probable labels (default: 1)"
+    )
+    predict.add_argument(
+        "--threshold",
+        type=_probability,
+        default=0.0,
+        metavar="P",
+        help="write only labels with at least this probability, 0 to 1 (default: 0)",
+    )
+    return parser
+
+
+_EXIT_CODES = (
+    ExitCode.DONE,
+    ExitCode.SETTINGS,
+    ExitCode.DATA,
+    ExitCode.PARITY_FAILED,
+    ExitCode.BUNDLE_DAMAGED,
+    ExitCode.INTERRUPTED,
+)
+
+
+def _top_k(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, found {text!r}")
+    return value
+
+
+def _terminated(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(main(sys.argv[1:]))

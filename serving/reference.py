@@ -1,0 +1,85 @@
+"""The float64 reference: log-probabilities by plain Python and numpy, which every runtime is held against."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.features import tokenize
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """`log softmax(Ax + b)` in float64 over the counts of `str.split()`."""
+
+    weight: npt.NDArray[np.float32]
+    """A, [K, V], as trained."""
+    bias: npt.NDArray[np.float32]
+    """b, [K]."""
+    index: dict[str, int]
+    """Each word's id."""
+
+    @classmethod
+    def of(
+        cls, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], vocabulary: Sequence[str]
+    ) -> "Reference":
+        """The reference of a model with this vocabulary."""
+        return cls(weight=weight, bias=bias, index={token: i for i, token in enumerate(vocabulary)})
+
+    def counts(self, text: str) -> tuple[npt.NDArray[np.int64], Float64]:
+        """The ids of the known words of a text, and how often each occurs."""
+        counts = Counter(self.index[token] for token in tokenize(text) if token in self.index)
+        return np.array(list(counts), dtype=np.int64), np.array(list(counts.values()), dtype=np.float64)
+
+    def bow(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The counts as the dense input of `bow.onnx` and `forward`: [N, V]. For a few texts at a time."""
+        dense = np.zeros((len(texts), self.weight.shape[1]), dtype=np.float32)
+        for row, text in enumerate(texts):
+            ids, counts = self.counts(text)
+            dense[row, ids] = counts
+        return dense
+
+    def bags(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The texts as the input of `score`: ids [nnz] and offsets [N + 1]."""
+        bags = [[self.index[token] for token in tokenize(text) if token in self.index] for text in texts]
+        ids = np.array([word for bag in bags for word in bag], dtype=np.int64)
+        return ids, np.cumsum([0, *map(len, bags)], dtype=np.int64)
+
+    def score(self, texts: Sequence[str]) -> "Scores":
+        """The log-probabilities of texts, and how large the sums were that led to them."""
+        logits = np.empty((len(texts), len(self.bias)))
+        magnitudes = np.empty(len(texts))
+        for row, (total, magnitude) in enumerate(self._sums(texts)):
+            logits[row], magnitudes[row] = total, magnitude
+        shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
+        log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return Scores(log_probs=log_probs, magnitudes=magnitudes)
+
+    def _sums(self, texts: Sequence[str]) -> Iterator[tuple[Float64, float]]:
+        bias = self.bias.astype(np.float64)
+        for text in texts:
+            ids, counts = self.counts(text)
+            terms = self.weight[:, ids].astype(np.float64) * counts  # [K, U]
+            magnitude = np.abs(terms).sum(axis=1) + np.abs(bias)
+            yield terms.sum(axis=1) + bias, float(magnitude.max())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What the reference says of N texts."""
+
+    log_probs: Float64
+    """[N, K]."""
+    magnitudes: Float64
+    """[N]: the largest over the labels of |b| + Σ |count · weight|. float32 rounds in proportion to it."""
+
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+    def rows(self, rows: slice) -> "Scores":
+        """The scores of some of the texts."""
+        return Scores(log_probs=self.log_probs[rows], magnitudes=self.magnitudes[rows])

@@ -1,0 +1,120 @@
+"""The ONNX models in onnxruntime: loaded, their signatures checked, and run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from serving.errors import ArtifactError
+
+Provider = tuple[str, dict[str, int]]
+"""An execution provider's name and its options."""
+
+CPU: Provider = ("CPUExecutionProvider", {})
+"""The one that every build of onnxruntime has."""
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names, types and shapes; a None in a shape is any number."""
+
+    inputs: dict[str, tuple[str, list[int | None]]]
+    outputs: dict[str, tuple[str, list[int | None]]]
+
+
+def text_signature(num_labels: int) -> Signature:
+    """What `model.onnx` takes and gives."""
+    return Signature(
+        inputs={"text": ("tensor(string)", [None])},
+        outputs={"log_probs": ("tensor(float)", [None, num_labels]), "label": ("tensor(string)", [None])},
+    )
+
+
+def bow_signature(num_labels: int, vocabulary_size: int) -> Signature:
+    """What `bow.onnx` takes and gives."""
+    return Signature(
+        inputs={"bow": ("tensor(float)", [None, vocabulary_size])},
+        outputs={"log_probs": ("tensor(float)", [None, num_labels])},
+    )
+
+
+def load(path: Path, signature: Signature, *, provider: Provider = CPU) -> Any:
+    """An onnxruntime session of a model file.
+
+    Raises ArtifactError where onnxruntime refuses the file or its signature is another.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: there is no such file; the bundle is incomplete: get it again")
+    try:
+        session = ort.InferenceSession(str(path), session_options(), providers=[provider])
+    # onnxruntime's own error types have no common base but Exception.
+    except Exception as error:
+        raise ArtifactError(
+            f"{path}: onnxruntime {ort.__version__} cannot load it ({first_line(error)}); "
+            "get the bundle again, or use onnxruntime 1.20 or later"
+        ) from error
+    found = Signature(inputs=_described(session.get_inputs()), outputs=_described(session.get_outputs()))
+    if found != signature:
+        raise ArtifactError(f"{path}: expected {signature}, found {found}; the file is not this bundle's")
+    return session
+
+
+def session_options() -> Any:
+    """What every session here is made with."""
+    options = ort.SessionOptions()
+    # A short text has no work for two threads, and a server answers requests side by side.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; onnxruntime's have many."""
+    return str(error).strip().splitlines()[0]
+
+
+def _described(values: Sequence[Any]) -> dict[str, tuple[str, list[int | None]]]:
+    return {
+        value.name: (value.type, [size if isinstance(size, int) else None for size in value.shape])
+        for value in values
+    }
+
+
+class TextModel:
+    """`model.onnx`, ready to take texts."""
+
+    def __init__(self, path: Path, num_labels: int) -> None:
+        self._session = load(path, text_signature(num_labels))
+
+    def predict(self, texts: Sequence[str]) -> tuple[Float32, list[str]]:
+        """The log-probabilities [N, K] and the most probable labels [N] of texts without NUL; N may be 0."""
+        strings = np.empty(len(texts), dtype=object)
+        strings[:] = texts
+        log_probs, labels = self._session.run(["log_probs", "label"], {"text": strings})
+        return log_probs, labels.tolist()
+
+    def log_probs(self, texts: Sequence[str]) -> Float32:
+        """The log-probabilities alone: [N, K]."""
+        return self.predict(texts)[0]
+
+
+class BowModel:
+    """`bow.onnx`, ready to take word counts."""
+
+    def __init__(
+        self, path: Path, num_labels: int, vocabulary_size: int, *, provider: Provider = CPU
+    ) -> None:
+        self._session = load(path, bow_signature(num_labels, vocabulary_size), provider=provider)
+
+    def log_probs(self, bow: Float32) -> Float32:
+        """The log-probabilities [N, K] of counts [N, V]."""
+        (log_probs,) = self._session.run(["log_probs"], {"bow": bow})
+        found: Float32 = log_probs
+        return found

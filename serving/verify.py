@@ -1,0 +1,115 @@
+"""`verify`: whether a bundle is whole, and every runtime gives the trained model's log-probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from serving.bundle import FILES, Bundle, check_files, onnx_metadata, open_bundle, read_lines
+from serving.errors import ArtifactError
+from serving.ladder import Sample, bag_rungs, climb, dense_rungs, samples
+from serving.parity import Rung, Tolerance, compare
+from serving.reference import Reference, Scores
+from serving.weights import Parameters, read_safetensors
+
+GOLDEN_TOLERANCE = Tolerance(atol=1e-9, rtol=1e-9)
+"""Two float64 sums of the same terms in another order differ by less."""
+
+
+class GoldenExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A text made from the vocabulary, and what the trained model said of it in float64."""
+
+    text: str
+    label: str
+    log_probs: list[float]
+    """[K]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What `verify` found: the bundle, and every rung."""
+
+    bundle: Bundle
+    rungs: Sequence[Rung]
+
+
+def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = False) -> Verdict:
+    """Checks a bundle: hashes, signatures, every weight, golden examples, adversarial texts.
+
+    The original is the float64 reference over the weights in safetensors; the tolerance is the default one,
+    whatever the bundle was published with. `with_torch` adds TorchScript, whose code then runs.
+
+    Raises ArtifactError where the bundle is damaged or not the one with `expected_id`. A rung that does not
+    hold is in the verdict: `serving.parity.check` makes an error of it.
+    """
+    bundle = open_bundle(path)
+    if expected_id is not None and bundle.bundle_id != expected_id.lower():
+        raise ArtifactError(
+            f"{path}: expected the bundle {expected_id}, found {bundle.bundle_id}; this is another bundle, "
+            f"or {FILES.manifest} was altered"
+        )
+    check_files(bundle)
+    parameters = read_parameters(bundle)
+    reference = Reference.of(parameters.weight, parameters.bias, parameters.vocabulary)
+    golden, examples = _golden(bundle, reference)
+    tolerance = Tolerance()
+    some = samples(reference, parameters.vocabulary, {"golden texts": [example.text for example in examples]})
+    manifest = bundle.manifest
+    metadata = onnx_metadata(manifest.labels, manifest.features, manifest.settings, manifest.data)
+    rungs = [golden, *climb(path, parameters, metadata, some, tolerance)]
+    if with_torch:
+        rungs += torchscript_rungs(path, reference, some, tolerance)
+    return Verdict(bundle=bundle, rungs=rungs)
+
+
+def read_parameters(bundle: Bundle) -> Parameters:
+    """The model of a bundle, from its safetensors, vocabulary and labels."""
+    labels, vocabulary = bundle.labels(), bundle.vocabulary()
+    weight, bias = read_safetensors(bundle.path)
+    if weight.shape != (len(labels), len(vocabulary)) or bias.shape != (len(labels),):
+        raise ArtifactError(
+            f"{bundle.path / FILES.weights}: expected weights for {len(labels):,} labels and "
+            f"{len(vocabulary):,} words, found {list(weight.shape)} and {list(bias.shape)}; get it again"
+        )
+    return Parameters(weight=weight, bias=bias, vocabulary=vocabulary, labels=labels)
+
+
+def torchscript_rungs(
+    folder: Path, reference: Reference, some: Sequence[Sample], tolerance: Tolerance
+) -> list[Rung]:
+    """The rungs of `model.ts`, loaded from disk: both of its methods."""
+    from serving.torchscript import TorchScriptModel
+
+    model = TorchScriptModel(folder / FILES.torchscript)
+    return [
+        *dense_rungs(f"{FILES.torchscript}, forward", model.forward, reference, some, tolerance),
+        *bag_rungs(f"{FILES.torchscript}, score", model.score, reference, some, tolerance),
+    ]
+
+
+def _golden(bundle: Bundle, reference: Reference) -> tuple[Rung, list[GoldenExample]]:
+    """The reference against what was written down when the model was trained."""
+    path = bundle.path / FILES.golden
+    examples = read_lines(path, GoldenExample)
+    labels = bundle.manifest.labels
+    if any(len(example.log_probs) != len(labels) for example in examples) or not examples:
+        raise ArtifactError(
+            f"{path}: expected texts with {len(labels):,} log-probabilities; get the bundle again"
+        )
+    log_probs = np.array([example.log_probs for example in examples], dtype=np.float64)
+    if any(labels[row.argmax()] != example.label for row, example in zip(log_probs, examples, strict=True)):
+        raise ArtifactError(
+            f"{path}: a label is not the most probable one; the bundle was altered: get it again"
+        )
+    scores = reference.score([example.text for example in examples])
+    rung = compare(
+        "reference",
+        "golden texts",
+        scores.log_probs,
+        Scores(log_probs=log_probs, magnitudes=scores.magnitudes),
+        GOLDEN_TOLERANCE,
+        float32_sums=False,
+    )
+    return rung, examples

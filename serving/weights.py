@@ -1,0 +1,171 @@
+"""The weights in every file of a bundle, read without running anything: no two files may differ by a bit."""
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import safetensors
+from onnx import TensorProto, numpy_helper
+from safetensors.numpy import load_file
+
+from serving.bundle import FILES
+from serving.errors import ArtifactError
+from serving.parity import Rung, compare_exactly
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """A model as plain arrays, with the names of its rows and columns."""
+
+    weight: Float32
+    """A, [K, V]."""
+    bias: Float32
+    """b, [K]."""
+    vocabulary: Sequence[str]
+    """[V]."""
+    labels: Sequence[str]
+    """[K]."""
+
+
+def read_safetensors(folder: Path) -> tuple[Float32, Float32]:
+    """`weight` [K, V] and `bias` [K] of a bundle's safetensors file."""
+    path = folder / FILES.weights
+    try:
+        tensors = load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); get the bundle again") from error
+    if set(tensors) != {"weight", "bias"} or any(value.dtype != np.float32 for value in tensors.values()):
+        raise ArtifactError(
+            f"{path}: expected the float32 tensors weight and bias, found "
+            + ", ".join(f"{name} {value.dtype}" for name, value in sorted(tensors.items()))
+        )
+    return tensors["weight"], tensors["bias"]
+
+
+def compare_weights(folder: Path, expected: Parameters, metadata: Mapping[str, str]) -> list[Rung]:
+    """A rung for each file that holds weights: its weights, bit by bit, against the expected ones.
+
+    Words and labels are compared as well, and in the ONNX files the `metadata`. Raises ArtifactError where
+    these differ, or a file cannot be read as what it should be.
+    """
+    found = {
+        FILES.weights: _of_safetensors(folder),
+        FILES.bow_model: _of_bow_model(load_onnx(folder / FILES.bow_model, metadata), folder),
+        FILES.text_model: _of_text_model(load_onnx(folder / FILES.text_model, metadata), folder, expected),
+        FILES.torchscript: _of_torchscript(folder, expected),
+    }
+    wanted = np.append(expected.weight.ravel(), expected.bias)
+    return [compare_exactly(name, "weights", values, wanted) for name, values in found.items()]
+
+
+def load_onnx(path: Path, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """An ONNX file as its protobuf message, after the checker looked at it and its metadata was compared."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); get the bundle again") from error
+    # Protobuf's decoding error and the checker's have no common base but Exception.
+    except Exception as error:
+        raise ArtifactError(
+            f"{path}: is not a valid ONNX model ({str(error).splitlines()[0]}); get the bundle again"
+        ) from error
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    for key in sorted(metadata.keys() | found.keys()):
+        if metadata.get(key) != found.get(key):
+            raise ArtifactError(
+                f"{path}: its metadata {key} differs from {FILES.manifest}; get the bundle again"
+            )
+    return model
+
+
+def _of_safetensors(folder: Path) -> Float32:
+    weight, bias = read_safetensors(folder)
+    return np.append(weight.ravel(), bias)
+
+
+def _of_bow_model(model: onnx.ModelProto, folder: Path) -> Float32:
+    tensors = _initializers(
+        model, folder / FILES.bow_model, {"weight": TensorProto.FLOAT, "bias": TensorProto.FLOAT}
+    )
+    weight, bias = (numpy_helper.to_array(tensors[name]) for name in ("weight", "bias"))
+    return np.append(weight.ravel(), bias)
+
+
+def _of_text_model(model: onnx.ModelProto, folder: Path, expected: Parameters) -> Float32:
+    path = folder / FILES.text_model
+    tensors = _initializers(
+        model,
+        path,
+        {"weight": TensorProto.FLOAT, "bias": TensorProto.DOUBLE, "labels": TensorProto.STRING},
+    )
+    if list(tensors["labels"].string_data) != [label.encode() for label in expected.labels]:
+        raise ArtifactError(
+            f"{path}: the labels or their order differ from {FILES.labels}; get the bundle again"
+        )
+    words = [token.encode() for token in expected.vocabulary]
+    for node in _nodes(model.graph):
+        if node.op_type == "LabelEncoder":
+            attributes = {attribute.name: attribute for attribute in node.attribute}
+            keys, ids = attributes["keys_strings"].strings, attributes["values_int64s"].ints
+            if list(keys) != words or list(ids) != list(range(len(words))):
+                raise ArtifactError(
+                    f"{path}: the words or their ids differ from {FILES.vocabulary}; get the bundle again"
+                )
+    # The text model holds A transposed, with a row of zeros for unknown words, and b in float64.
+    table, bias = (numpy_helper.to_array(tensors[name]) for name in ("weight", "bias"))
+    if table[-1:].any() or not np.array_equal(bias, bias.astype(np.float32)):
+        raise ArtifactError(f"{path}: its weights are not those of a trained model; get the bundle again")
+    return np.append(table[:-1].T.ravel(), bias.astype(np.float32))
+
+
+def _of_torchscript(folder: Path, expected: Parameters) -> Float32:
+    """The tensors of a TorchScript archive, as raw bytes: its pickles are not read."""
+    path = folder / FILES.torchscript
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = {name.split("/", 1)[-1]: archive.read(name) for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(
+            f"{path}: is not a TorchScript archive ({error}); get the bundle again"
+        ) from error
+    for name in (FILES.vocabulary, FILES.labels):
+        if records.get(f"extra/{name}") != (folder / name).read_bytes():
+            raise ArtifactError(
+                f"{path}: its extra file {name} differs from {folder / name}; get the bundle again"
+            )
+    # torch numbers the tensors in the order of the module's parameters: weight, then bias.
+    data = [records.get(f"data/{number}", b"") for number in range(2)]
+    others = [name for name in records if name.startswith("data/") and name not in ("data/0", "data/1")]
+    if others or [len(part) for part in data] != [4 * expected.weight.size, 4 * expected.bias.size]:
+        raise ArtifactError(f"{path}: expected the tensors weight and bias; get the bundle again")
+    return np.frombuffer(b"".join(data), dtype="<f4")
+
+
+def _initializers(
+    model: onnx.ModelProto, path: Path, dtypes: Mapping[str, int]
+) -> dict[str, onnx.TensorProto]:
+    """The initializers of a model, which must have these names and element types, and no others."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    if {name: tensor.data_type for name, tensor in tensors.items()} != dtypes:
+        found = ", ".join(sorted(tensors)) or "none"
+        raise ArtifactError(
+            f"{path}: expected the initializers {', '.join(dtypes)}, found {found} or other types; "
+            "get the bundle again"
+        )
+    return tensors
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs within it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
