@@ -1,6 +1,6 @@
 """A small builder over `onnx.helper`: nodes are added in order, and every name is deterministic."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,7 @@ def tensor(name: str, array: npt.NDArray[Any]) -> TensorProto:
     return numpy_helper.from_array(array, name)
 
 
-def model(graph: GraphProto, metadata: dict[str, str]) -> ModelProto:
+def model(graph: GraphProto, metadata: Mapping[str, str]) -> ModelProto:
     """The checked model, with the pinned opsets that its graph uses and the metadata in order of its keys."""
     used = _domains(graph)
     built = helper.make_model(

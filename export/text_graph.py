@@ -12,7 +12,7 @@ normalized. Two paths give the same numbers:
 Each path holds the vocabulary once, the weights are shared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ def build(
     bias: npt.NDArray[np.float32],
     vocabulary: Sequence[str],
     labels: Sequence[str],
-    metadata: dict[str, str],
+    metadata: Mapping[str, str],
 ) -> ModelProto:
     """The text model: input `text` string [N]; outputs `log_probs` float32 [N, K] and `label` string [N].
 

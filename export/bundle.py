@@ -1,0 +1,95 @@
+"""Writes the files of a bundle: the model in four formats, words, labels, golden examples, the manifest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from onnx import ModelProto
+from safetensors.numpy import save
+from torch import nn
+
+from export import bow_graph, text_graph, torchscript
+from export.golden import golden_examples
+from serving.bundle import (
+    FILES,
+    SCHEMA_VERSION,
+    DataRecord,
+    FileRecord,
+    Manifest,
+    MetricsSummary,
+    ParityRecord,
+    onnx_metadata,
+    strings_to_jsonl,
+)
+from serving.features import FeatureSpec
+from serving.parity import Rung, Tolerance
+from serving.reference import Reference
+from serving.weights import Parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a model comes from: what the manifest says of it beside its words and labels."""
+
+    settings: dict[str, str | int | float | bool | None]
+    """Those that shape the model."""
+    data: dict[str, DataRecord]
+    versions: dict[str, str]
+    features: FeatureSpec
+
+    def onnx_metadata(self, labels: Sequence[str]) -> dict[str, str]:
+        """What the metadata of both ONNX files says."""
+        return onnx_metadata(list(labels), self.features, self.settings, self.data)
+
+
+def write_model(folder: Path, model: nn.Module, parameters: Parameters, provenance: Provenance) -> None:
+    """Writes every file that holds the model or tests it.
+
+    model: on the CPU, in evaluation mode; `parameters` are its own.
+    """
+    weight, bias = parameters.weight, parameters.bias
+    vocabulary, labels = list(parameters.vocabulary), list(parameters.labels)
+    metadata = provenance.onnx_metadata(labels)
+    extra_files = {FILES.vocabulary: strings_to_jsonl(vocabulary), FILES.labels: strings_to_jsonl(labels)}
+    for name, content in extra_files.items():
+        (folder / name).write_bytes(content)
+    (folder / FILES.weights).write_bytes(save({"weight": weight, "bias": bias}))
+    (folder / FILES.torchscript).write_bytes(torchscript.to_bytes(model, extra_files))
+    _write_onnx(folder / FILES.bow_model, bow_graph.build(weight, bias, metadata))
+    _write_onnx(folder / FILES.text_model, text_graph.build(weight, bias, vocabulary, labels, metadata))
+    examples = golden_examples(Reference.of(weight, bias, vocabulary), vocabulary, labels)
+    (folder / FILES.golden).write_bytes(msgspec.json.Encoder().encode_lines(examples))
+
+
+def seal(
+    folder: Path,
+    parameters: Parameters,
+    provenance: Provenance,
+    metrics: Mapping[str, MetricsSummary],
+    rungs: Sequence[Rung],
+    tolerance: Tolerance,
+) -> None:
+    """Writes the manifest, the last file: from here on the folder is a bundle."""
+    differences: dict[str, float] = {}
+    for rung in rungs:
+        differences[rung.name] = max(differences.get(rung.name, 0.0), rung.largest_difference)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        labels=list(parameters.labels),
+        features=provenance.features,
+        vocabulary_size=len(parameters.vocabulary),
+        settings=provenance.settings,
+        data=provenance.data,
+        versions=provenance.versions,
+        metrics=dict(metrics),
+        parity=ParityRecord(atol=tolerance.atol, rtol=tolerance.rtol, largest_differences=differences),
+        files={name: FileRecord.of(folder / name) for name in FILES.hashed},
+    )
+    unfinished = folder / f".{FILES.manifest}"
+    unfinished.write_bytes(manifest.to_json())
+    unfinished.rename(folder / FILES.manifest)
+
+
+def _write_onnx(path: Path, model: ModelProto) -> None:
+    path.write_bytes(model.SerializeToString(deterministic=True))

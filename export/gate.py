@@ -1,0 +1,76 @@
+"""The parity gate: the whole ladder, from the trained model in memory to every file loaded back from disk."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from export.bundle import Provenance
+from serving.bundle import FILES, read_lines
+from serving.ladder import Sample, bag_rungs, climb, dense_rungs, samples
+from serving.parity import Rung, Tolerance
+from serving.reference import Reference
+from serving.session import BowModel, Provider
+from serving.verify import GoldenExample, torchscript_rungs
+from serving.weights import Parameters
+
+
+def climb_all(
+    folder: Path,
+    model: nn.Module,
+    parameters: Parameters,
+    provenance: Provenance,
+    texts: Mapping[str, Sequence[str]],
+    tolerance: Tolerance,
+    *,
+    provider: Provider | None = None,
+) -> list[Rung]:
+    """Every rung; whether they hold is for `serving.parity.check` to say.
+
+    The reference is float64 arithmetic on the parameters in memory, so that no file vouches for itself.
+
+    model: on the CPU, in evaluation mode; `parameters` are its own.
+    texts: more samples by name, such as validation texts.
+    provider: an execution provider, beside the CPU's, that `bow.onnx` runs on.
+    """
+    reference = Reference.of(parameters.weight, parameters.bias, parameters.vocabulary)
+    golden = read_lines(folder / FILES.golden, GoldenExample)
+    texts = {"golden texts": [example.text for example in golden], **texts}
+    some = samples(reference, parameters.vocabulary, texts)
+    rungs = _eager_rungs(model, reference, some, tolerance)
+    rungs += climb(folder, parameters, provenance.onnx_metadata(parameters.labels), some, tolerance)
+    if provider is not None:
+        num_labels, vocabulary_size = parameters.weight.shape
+        bow_model = BowModel(folder / FILES.bow_model, num_labels, vocabulary_size, provider=provider)
+        name = f"{FILES.bow_model}, {provider[0]}"
+        rungs += dense_rungs(name, bow_model.log_probs, reference, some, tolerance)
+    return rungs + torchscript_rungs(folder, reference, some, tolerance)
+
+
+def _eager_rungs(
+    model: nn.Module, reference: Reference, some: Sequence[Sample], tolerance: Tolerance
+) -> list[Rung]:
+    """The trained model itself: in float64, in float32, and by bags."""
+    precise = copy.deepcopy(model).double()
+
+    @torch.no_grad()
+    def forward(bow: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.asarray(model(torch.from_numpy(bow)))
+
+    @torch.no_grad()
+    def forward_precisely(bow: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return np.asarray(precise(torch.from_numpy(bow).double()))
+
+    @torch.no_grad()
+    def score(ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        return np.asarray(model.score(torch.from_numpy(ids), torch.from_numpy(offsets)))  # type: ignore[operator]
+
+    return [
+        *dense_rungs("eager float64", forward_precisely, reference, some, tolerance, float32_sums=False),
+        *dense_rungs("eager float32", forward, reference, some, tolerance),
+        *bag_rungs("eager score", score, reference, some, tolerance),
+    ]
