@@ -57,7 +57,9 @@ def batch_order(num_batches: int, *, seed: int, epoch: int, shuffle: bool) -> li
     return order
 
 
-def prepare(corpus: Corpus, *, batch_size: int, seed: int, shuffle: bool, num_threads: int) -> list[Batch]:
+def prepare_batches(
+    corpus: Corpus, *, batch_size: int, seed: int, shuffle: bool, num_threads: int
+) -> list[Batch]:
     """Cuts the corpus into batches of `batch_size` rows (the last may be smaller), on the CPU."""
     order = row_order(corpus.num_rows, seed=seed, shuffle=shuffle)
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,15 +1,20 @@
 """What to train on: the GPU asked for, else the CPU and the reason. No other module names a device."""
 
+import contextlib
 import math
 import os
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from serving.errors import PlatformError
+
+OnnxProvider = tuple[str, dict[str, int]]
+"""A provider's name and its options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,13 @@ class Device:
     """Why the requested GPU is not used; None when the request was met."""
     description: str
     """The GPU's or the CPU's name, as its maker gives it."""
+
+    @property
+    def onnx_provider(self) -> OnnxProvider | None:
+        """The execution provider of onnxruntime for the same GPU; None on the CPU, which needs no other."""
+        if self.torch_device.type == "cpu":
+            return None
+        return "CUDAExecutionProvider", {"device_id": self.torch_device.index}
 
 
 def choose_device(name: str, require_gpu: bool) -> Device:
@@ -49,6 +61,29 @@ def choose_device(name: str, require_gpu: bool) -> Device:
     return Device(
         torch_device=torch.device("cpu"), requested=name, reason=reason, description=_cpu_description()
     )
+
+
+@contextlib.contextmanager
+def device_errors(device: Device) -> Iterator[None]:
+    """Turns what the device fails with inside into a `PlatformError` that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise PlatformError(
+            f"{device.torch_device} ({device.description}) is out of memory: {_first_line(error)}; "
+            "lower BOW_MAX_VOCABULARY or BOW_BATCH_SIZE, or use a larger GPU"
+        ) from error
+    except torch.AcceleratorError as error:
+        raise PlatformError(
+            f"{device.torch_device} ({device.description}) failed: {_first_line(error)}; run this elsewhere"
+        ) from error
+    except MemoryError as error:
+        raise _out_of_memory(error) from error
+    except RuntimeError as error:
+        # torch has no type of its own for an allocation on the CPU that failed.
+        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+            raise _out_of_memory(error) from error
+        raise
 
 
 def peak_device_memory(device: Device) -> int | None:
@@ -102,6 +137,13 @@ def _why_cuda_did_not_start(error: Exception) -> str:
         )
         return f"the NVIDIA driver shows no GPU{hint}"
     return f"CUDA did not start: {_first_line(error)}"
+
+
+def _out_of_memory(error: Exception) -> PlatformError:
+    return PlatformError(
+        f"this machine is out of memory: {_first_line(error)}; lower BOW_MAX_VOCABULARY or BOW_BATCH_SIZE, "
+        "or use a machine with more memory"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -16,10 +16,11 @@ COMMON: list[Processor] = [
 ]
 
 
-def configure(log_format: Literal["auto", "console", "json"]) -> None:
+def configure(log_format: Literal["auto", "console", "json"]) -> bool:
     """Send structlog's events, and what libraries log or warn of, to standard error.
 
-    `auto` is the console format when standard error is a terminal, JSON lines otherwise.
+    `auto` is the console format when standard error is a terminal, JSON lines otherwise. Returns whether it
+    is for people.
     """
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     structlog.configure(
@@ -32,6 +33,7 @@ def configure(log_format: Literal["auto", "console", "json"]) -> None:
     if not any(isinstance(handler, _ToStructlog) for handler in root.handlers):
         root.addHandler(_ToStructlog(logging.WARNING))
     logging.captureWarnings(capture=True)
+    return not as_json
 
 
 class _Stderr:

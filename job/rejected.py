@@ -41,6 +41,11 @@ class RejectedRows:
             if len(self.details) < MAX_DETAILS:
                 self.details.append(RejectedRow(file=file, line=line, reason=reason))
 
+    def update(self, other: "RejectedRows") -> None:
+        """Add another data set's rows."""
+        self.counts.update(other.counts)
+        self.details.extend(other.details[: MAX_DETAILS - len(self.details)])
+
     def describe(self, *, max_reasons: int = 5, max_examples: int = 3) -> str:
         """Return one line for each of the commonest reasons: how many rows, and the first as file:line."""
         lines = []

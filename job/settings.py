@@ -21,6 +21,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from serving.errors import SettingsError
 
 PREFIX = "BOW_"
+TUTORIAL = "tutorial"
+"""What BOW_TRAIN_DATA says for the sentences that are built in."""
 SERVING_PREFIX = "BOW_SERVE_"
 """One ConfigMap may hold the job's and the server's variables: these are not the job's to judge."""
 
@@ -88,7 +90,8 @@ class Settings(BaseSettings):
     """The bundle's name. Unset, it is made from the settings and the data, so equal runs share a name."""
 
     overwrite: bool = False
-    """Train again and replace the bundle when this run has one already; otherwise that is an error."""
+    """Train again and replace a bundle of the same name. Otherwise a run that has its bundle already ends at
+    once, and a bundle of another run is an error."""
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda|cuda:[0-9]{1,3})$"), Form("cpu, cuda or cuda:N")] = (
         "cuda:0"
@@ -176,6 +179,11 @@ class Settings(BaseSettings):
                 f"BOW_MIN_COUNT: {self.min_count} limits a vocabulary that BOW_VOCABULARY_FILE fixes; "
                 "set BOW_MIN_COUNT=1, or unset BOW_VOCABULARY_FILE"
             )
+        if self.train_data == TUTORIAL and (self.min_count > 1 or self.max_vocabulary is not None):
+            problems.append(
+                "BOW_TRAIN_DATA: the tutorial has a vocabulary of its own; unset BOW_MIN_COUNT and "
+                "BOW_MAX_VOCABULARY, or name another data set"
+            )
         for name, column in (("text_column", self.text_column), ("label_column", self.label_column)):
             if self.data_format == "fasttext" and column is not None:
                 problems.append(
@@ -221,6 +229,13 @@ def shaping(settings: Settings) -> dict[str, str | int | float | bool | None]:
         for name, field in Settings.model_fields.items()
         if Mark.SHAPES_MODEL in _unwrapped(field)[1]
     }
+
+
+def not_shaping(settings: Settings) -> dict[str, str | int | float | bool | None]:
+    """The other settings, ready for JSON: they go to `run.json`."""
+    shaping_names = shaping(settings).keys()
+    values = {name: getattr(settings, name) for name in Settings.model_fields if name not in shaping_names}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def env_name(name: str) -> str:

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from job.batches import Batch, in_order
+from job.corpus import Corpus
+from job.metrics import Predictions
 from job.model import BowClassifier
 from job.optimizer import Optimizer
 from serving.errors import TrainingError
@@ -17,6 +20,9 @@ Schedule = Literal["constant", "linear"]
 
 CHECK_EVERY = 256
 """Steps between two looks at the loss; each look waits for the device."""
+MAX_CHUNK_ROWS = 1 << 16
+MAX_CHUNK_CELLS = 1 << 24
+"""Rows, and rows times labels, that `evaluate` takes at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,8 @@ class EpochResult:
     """From 1."""
     loss: float
     """Mean NLL loss over the epoch's rows, each taken before the update that used it, in nats."""
+    validation_accuracy: float | None
+    """Of the state after the epoch; None without validation data."""
 
 
 def start(model: BowClassifier, optimizer: Optimizer, device: torch.device) -> TrainState:
@@ -91,10 +99,13 @@ def train(
     optimizer: Optimizer,
     plan: Plan,
     *,
-    on_step: Callable[[int], None] = lambda _: None,
+    validation: Corpus | None = None,
+    on_step: Callable[[Batch], None] = lambda _: None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
 ) -> list[EpochResult]:
-    """Runs all epochs; `on_step` is given the rows done in each step, `on_epoch` what an epoch came to.
+    """Runs all epochs; `on_step` is given the batch of each update, `on_epoch` what an epoch came to.
+
+    With `validation` the state is scored on it after every epoch.
 
     Raises TrainingError, naming the epoch and step, where a loss is not finite. A look at the losses waits
     for the device, so it comes every `CHECK_EVERY` steps; the state then holds what followed from that loss.
@@ -111,12 +122,13 @@ def train(
             )
             losses.append(train_step(state, batch, optimizer, learning_rate=learning_rate))
             num_rows += len(batch.labels)
-            on_step(len(batch.labels))
+            on_step(batch)
             if index + 1 - checked == CHECK_EVERY or index + 1 == len(batches):
                 loss_sum += _checked_sum(losses, epoch=epoch, first=checked)
                 losses.clear()
                 checked = index + 1
-        results.append(EpochResult(epoch=epoch + 1, loss=loss_sum / num_rows))
+        accuracy = None if validation is None else evaluate(state, validation).accuracy
+        results.append(EpochResult(epoch=epoch + 1, loss=loss_sum / num_rows, validation_accuracy=accuracy))
         on_epoch(results[-1])
     return results
 
@@ -154,6 +166,28 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
         state.bias, gradient.sum(0), state.bias_slots, learning_rate=learning_rate, step=state.step
     )
     return loss
+
+
+@torch.no_grad()
+def evaluate(state: TrainState, corpus: Corpus) -> Predictions:
+    """What the model says of every row of a corpus, in chunks that bound the memory; float32 sums."""
+    num_labels = len(state.bias)
+    size = min(MAX_CHUNK_ROWS, max(1, MAX_CHUNK_CELLS // num_labels))
+    predicted, true_log_probs = [], []
+    for first in range(0, corpus.num_rows, size):
+        offsets = corpus.offsets[first : first + size + 1]
+        ids = torch.from_numpy(corpus.ids[offsets[0] : offsets[-1]]).to(state.table.device)
+        bags = torch.from_numpy((offsets - offsets[0]).astype(np.int32)).to(state.table.device)
+        labels = torch.from_numpy(corpus.labels[first : first + size]).to(state.table.device)
+        sums = F.embedding_bag(ids, state.table, bags, mode="sum", include_last_offset=True)
+        log_probs = F.log_softmax(sums + state.bias, dim=1)  # [n, K]
+        predicted.append(log_probs.argmax(dim=1).cpu())
+        true_log_probs.append(log_probs.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1).double().cpu())
+    return Predictions(
+        labels=corpus.labels,
+        predicted=torch.cat(predicted).numpy(),
+        log_probs=torch.cat(true_log_probs).numpy(),
+    )
 
 
 def _checked_sum(losses: Iterable[Tensor], *, epoch: int, first: int) -> float:

@@ -1,0 +1,126 @@
+"""What a run reads: its data sets, tokenized and told apart by what they are for, and a fixed vocabulary."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from job import tutorial
+from job.corpus import RawCorpus, join, tokenize_rows
+from job.dataset import DataSpec, RejectedRows, read
+from job.settings import TUTORIAL
+from job.vocabulary import Vocabulary
+from serving.bundle import DataRecord
+from serving.errors import DataError
+
+SAMPLE = 256
+"""Texts of each data set that are kept as they are, for the parity gate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """All that was read."""
+
+    corpora: dict[str, RawCorpus]
+    """By use: `train`, `validation`, `test`."""
+    records: dict[str, DataRecord]
+    """What the manifest says of each, and of the `vocabulary` where a file fixed it."""
+    rejected: RejectedRows
+    """Of all data sets."""
+    label_names: list[str]
+    """In the order of the model's outputs: by code point, the tutorial's in its own order."""
+    fixed_vocabulary: Vocabulary | None
+    is_tutorial: bool
+
+
+def read_inputs(
+    specs: Mapping[str, DataSpec],
+    vocabulary_file: Path | None,
+    *,
+    num_threads: int,
+    max_rejected: float,
+) -> Inputs:
+    """Reads each data set that is named, by use, and the vocabulary file.
+
+    The tutorial brings its own test data and vocabulary, where no others are named. Raises DataError and
+    PlatformError as `job.dataset.read` does, and DataError where there are fewer than two labels.
+    """
+    is_tutorial = specs["train"].location == TUTORIAL
+    corpora, records = {}, {}
+    rejected = RejectedRows()
+    if is_tutorial:
+        for use, sentences in (("train", tutorial.TRAIN), ("test", tutorial.TEST)):
+            corpora[use] = tutorial.corpus(sentences)
+            records[use] = tutorial.record(sentences)
+    for use, spec in specs.items():
+        if not (use == "train" and is_tutorial):
+            corpora[use], records[use] = _read(
+                spec, rejected, num_threads=num_threads, max_rejected=max_rejected
+            )
+    fixed = tutorial.vocabulary() if is_tutorial else None
+    if vocabulary_file is not None:
+        fixed, records["vocabulary"] = read_vocabulary(vocabulary_file)
+    return Inputs(
+        corpora=corpora,
+        records=records,
+        rejected=rejected,
+        label_names=list(tutorial.LABELS) if is_tutorial else _labels(corpora["train"], specs["train"]),
+        fixed_vocabulary=fixed,
+        is_tutorial=is_tutorial,
+    )
+
+
+def read_vocabulary(path: Path) -> tuple[Vocabulary, DataRecord]:
+    """A fixed vocabulary: UTF-8, one token a line; a token's id is its place, from 0.
+
+    Raises DataError where a line cannot be a token: blank, there twice, or with whitespace in it.
+    """
+    try:
+        content = path.read_bytes()
+        lines = content.decode("utf-8-sig").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise DataError(
+            f"BOW_VOCABULARY_FILE={path}: cannot be read ({error.strerror}); correct the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{number}: expected UTF-8, found {error.reason}; convert the file") from error
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        token = line.removesuffix("\r")
+        if token.split() != [token] or "\0" in token:
+            raise DataError(
+                f"{path}:{number}: expected one token without whitespace, found {token[:80]!r}; correct it"
+            )
+        if token in first_line:
+            raise DataError(
+                f"{path}:{number}: {token[:80]!r} is in line {first_line[token]} already; remove one of them"
+            )
+        first_line[token] = number
+    record = DataRecord(sha256=hashlib.sha256(content).hexdigest(), rows=len(first_line), rejected=0)
+    return Vocabulary(pa.array(first_line, pa.string())), record
+
+
+def _read(
+    spec: DataSpec, rejected: RejectedRows, *, num_threads: int, max_rejected: float
+) -> tuple[RawCorpus, DataRecord]:
+    blocks, summary = read(
+        spec, partial(tokenize_rows, sample=SAMPLE), num_threads=num_threads, max_rejected=max_rejected
+    )
+    rejected.update(summary.rejected)
+    record = DataRecord(sha256=summary.fingerprint, rows=summary.num_rows, rejected=len(summary.rejected))
+    return join(blocks, sample=SAMPLE), record
+
+
+def _labels(train: RawCorpus, spec: DataSpec) -> list[str]:
+    names = train.label_names
+    if len(names) < 2:
+        raise DataError(
+            f"{spec.setting}={spec.location}: expected at least two labels, found only {names[0]!r} in "
+            f"{train.num_rows:,} rows; add rows with other labels, or name the column that holds the labels "
+            "in BOW_LABEL_COLUMN"
+        )
+    return names

@@ -1,0 +1,103 @@
+"""`run.json`: what differs from run to run, and where a run's time went."""
+
+import contextlib
+import platform
+import resource
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import msgspec
+
+
+class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a run."""
+
+    seconds: float
+    peak_memory: int
+    """The most bytes of memory that the process had held when the stage ended."""
+
+
+class EpochRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One epoch of training."""
+
+    loss: float
+    """Mean NLL over the training rows, in nats."""
+    validation_accuracy: float | None
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What `run.json` holds."""
+
+    started: str
+    """ISO 8601, UTC."""
+    seconds: float
+    host: str
+    machine: str
+    python: str
+    device: str
+    """The device that training ran on."""
+    device_name: str
+    device_requested: str
+    device_reason: str | None
+    """Why the requested device was not used; None when it was."""
+    num_threads: int
+    settings: dict[str, str | int | float | bool | None]
+    """Those that do not shape the model: paths, names, limits."""
+    num_rows: int
+    """Rows trained on."""
+    num_tokens: int
+    """Known words trained on, in one epoch."""
+    tokens_per_second: float
+    """Of the training loop."""
+    epochs: list[EpochRecord]
+    stages: dict[str, StageRecord]
+    """In the order in which they ran."""
+    peak_memory: int
+    """Bytes."""
+    peak_device_memory: int | None
+    """Bytes of tensors on the GPU; None without one."""
+
+    def to_json(self) -> bytes:
+        """The bytes of `run.json`."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+class StageClock:
+    """Measures the stages of a run."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.stages: dict[str, StageRecord] = {}
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.perf_counter() - self._start
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measures what runs inside."""
+        start = time.perf_counter()
+        yield
+        self.stages[name] = StageRecord(
+            seconds=round(time.perf_counter() - start, 6), peak_memory=peak_memory()
+        )
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def host_facts() -> dict[str, str]:
+    """The host's name, its architecture and system, and the Python version."""
+    return {
+        "host": socket.gethostname(),
+        "machine": f"{platform.machine()} {platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
