@@ -226,7 +226,7 @@ def _provenance(settings: Settings, inputs: Inputs) -> Provenance:
     # onnxruntime has distributions of several names; torch's version tells its CUDA builds apart.
     versions = {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "onnxruntime": onnxruntime.__version__,
     }
     libraries = ("bowsprit", "numpy", "pyarrow", "onnx", "safetensors")

@@ -17,8 +17,9 @@ from serving.weights import Parameters, compare_weights
 
 DENSE_CELLS = 4 << 20
 """Counts that a dense input holds at once: 16 MiB."""
-MAX_DENSE_CELLS = 256 << 20
-"""Counts in all dense inputs of a rung: the sample that runtimes of dense inputs see is cut there."""
+MAX_DENSE_CELLS = 64 << 20
+MIN_DENSE_TEXTS = 64
+"""Counts in all dense inputs of a rung, unless texts are fewer than 64: of larger samples a part is taken."""
 WORDS_PER_TEXT = 50
 """In the texts that hold every word once."""
 
@@ -33,6 +34,14 @@ class Sample:
     """Such as `golden texts`."""
     texts: Sequence[str]
     scores: Scores
+
+    def part(self, limit: int) -> "Sample":
+        """At most `limit` of the texts, evenly spread, the first and the last among them."""
+        if len(self.texts) <= limit:
+            return self
+        rows = np.linspace(0, len(self.texts) - 1, limit).astype(np.int64)
+        texts = [self.texts[row] for row in rows]
+        return Sample(name=self.name, texts=texts, scores=self.scores.rows(rows))
 
 
 def samples(
@@ -80,10 +89,11 @@ def dense_rungs(
     """A rung for each sample, of a runtime that takes dense counts [N, V]."""
     vocabulary_size = reference.weight.shape[1]
     size = max(1, DENSE_CELLS // max(1, vocabulary_size))
-    limit = max(64, MAX_DENSE_CELLS // max(1, vocabulary_size))
+    limit = max(MIN_DENSE_TEXTS, MAX_DENSE_CELLS // max(1, vocabulary_size))
     rungs = []
-    for sample in some:
-        texts = sample.texts[:limit]
+    for whole in some:
+        sample = whole.part(limit)
+        texts = sample.texts
         parts = [
             compare(
                 name,

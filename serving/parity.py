@@ -9,8 +9,8 @@ import numpy.typing as npt
 from serving.errors import ParityError
 from serving.reference import Scores
 
-FLOAT32_SLACK = 2.0**-20
-"""16 units in the last place of float32: what sums in float32 may lose, as a share of Σ |count · weight|."""
+FLOAT32_SLACK = 2.0**-22
+"""Four roundings of float32, in units of `Scores.rounding_scale`: what sums in float32 may lose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,12 @@ class Tolerance:
     def bound(self, scores: Scores, *, float32_sums: bool) -> npt.NDArray[np.float64]:
         """The bound of each log-probability, [N, K].
 
-        With `float32_sums` the runtime adds up in float32, and `2**-20 · max_k Σ |count · weight|` more is
-        allowed: 2,000 times the same word is thousands of tolerances off in any float32 sum.
+        With `float32_sums` the runtime adds up in float32, and `2**-22 · √n · max_k Σ |count · weight|` more
+        is allowed, n being the number of terms: 2,000 times the same word is thousands of tolerances off in
+        any float32 sum.
         """
         bound = self.atol + self.rtol * np.abs(scores.log_probs)
-        return bound + FLOAT32_SLACK * scores.magnitudes[:, None] if float32_sums else bound
+        return bound + FLOAT32_SLACK * scores.rounding_scale[:, None] if float32_sums else bound
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The float64 reference: log-probabilities by plain Python and numpy, which every runtime is held against."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,14 +51,14 @@ class Reference:
         return ids, np.cumsum([0, *map(len, bags)], dtype=np.int64)
 
     def score(self, texts: Sequence[str]) -> "Scores":
-        """The log-probabilities of texts, and how large the sums were that led to them."""
+        """The log-probabilities of texts, and the scale of what float32 sums of the same terms would lose."""
         logits = np.empty((len(texts), len(self.bias)))
-        magnitudes = np.empty(len(texts))
-        for row, (total, magnitude) in enumerate(self._sums(texts)):
-            logits[row], magnitudes[row] = total, magnitude
+        rounding_scale = np.empty(len(texts))
+        for row, (total, scale) in enumerate(self._sums(texts)):
+            logits[row], rounding_scale[row] = total, scale
         shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
         log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return Scores(log_probs=log_probs, magnitudes=magnitudes)
+        return Scores(log_probs=log_probs, rounding_scale=rounding_scale)
 
     def _sums(self, texts: Sequence[str]) -> Iterator[tuple[Float64, float]]:
         bias = self.bias.astype(np.float64)
@@ -65,7 +66,7 @@ class Reference:
             ids, counts = self.counts(text)
             terms = self.weight[:, ids].astype(np.float64) * counts  # [K, U]
             magnitude = np.abs(terms).sum(axis=1) + np.abs(bias)
-            yield terms.sum(axis=1) + bias, float(magnitude.max())
+            yield terms.sum(axis=1) + bias, float(magnitude.max()) * math.sqrt(len(ids) + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +75,13 @@ class Scores:
 
     log_probs: Float64
     """[N, K]."""
-    magnitudes: Float64
-    """[N]: the largest over the labels of |b| + Σ |count · weight|. float32 rounds in proportion to it."""
+    rounding_scale: Float64
+    """[N]: √n · max_k (|b| + Σ |count · weight|) over the n terms of a text's sum. Each addition rounds in
+    proportion to what was added up so far, up or down, so that the errors grow as a random walk does."""
 
     def __len__(self) -> int:
         return len(self.log_probs)
 
-    def rows(self, rows: slice) -> "Scores":
+    def rows(self, rows: slice | npt.NDArray[np.int64]) -> "Scores":
         """The scores of some of the texts."""
-        return Scores(log_probs=self.log_probs[rows], magnitudes=self.magnitudes[rows])
+        return Scores(log_probs=self.log_probs[rows], rounding_scale=self.rounding_scale[rows])

@@ -108,7 +108,7 @@ def _golden(bundle: Bundle, reference: Reference) -> tuple[Rung, list[GoldenExam
         "reference",
         "golden texts",
         scores.log_probs,
-        Scores(log_probs=log_probs, magnitudes=scores.magnitudes),
+        Scores(log_probs=log_probs, rounding_scale=scores.rounding_scale),
         GOLDEN_TOLERANCE,
         float32_sums=False,
     )
