@@ -20,8 +20,8 @@ class Terminated(BaseException):
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
     """Does what the arguments and the environment ask for, and returns how it ended."""
-    log.configure("auto")
-    logger = structlog.get_logger()
+    # Before the settings are read, since what is wrong with them is logged too.
+    for_people = log.configure(log.requested_format(environ))
     try:
         match parse(argv):
             case Command.HELP:
@@ -31,31 +31,38 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
             case Command.PRINT_SETTINGS:
                 sys.stdout.write(settings_table(load_settings(environ), environ) + "\n")
             case Command.TRAIN:
-                _train(load_settings(environ))
+                _train(load_settings(environ), for_people=for_people)
         sys.stdout.flush()
     except BowspritError as error:
-        logger.error("failed", reason="\n".join([str(error), *getattr(error, "__notes__", [])]))
+        _say("failed", "\n".join([str(error), *getattr(error, "__notes__", [])]), for_people=for_people)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read the output has enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
     except (KeyboardInterrupt, Terminated):
-        logger.error("interrupted", advice="nothing was published; run it again")
+        _say("interrupted", "interrupted: nothing was published; run it again", for_people=for_people)
         return ExitCode.INTERRUPTED
-    except Exception:
-        logger.exception("bug", advice="please report this traceback")
+    except Exception:  # noqa: BLE001 - the last resort, which gives the traceback and code 1
+        structlog.get_logger().exception("bug", advice="this is our mistake: please report the traceback")
         return ExitCode.BUG
     return ExitCode.DONE
 
 
-def _train(settings: Settings) -> None:
-    for_people = log.configure(settings.log_format)
+def _train(settings: Settings, *, for_people: bool) -> None:
     # Only now, so that help and a wrong setting are answered at once: torch takes seconds to import.
     from job.output import Output
     from job.run import run
 
     run(settings, Output(for_people))
+
+
+def _say(event: str, message: str, *, for_people: bool) -> None:
+    """Says on standard error why there is no bundle."""
+    if for_people:
+        sys.stderr.write(f"error: {message}\n")
+    else:
+        structlog.get_logger().error(event, reason=message)
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

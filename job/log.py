@@ -4,10 +4,13 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Mapping
 from typing import Literal
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+LogFormat = Literal["auto", "console", "json"]
 
 COMMON: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -16,7 +19,17 @@ COMMON: list[Processor] = [
 ]
 
 
-def configure(log_format: Literal["auto", "console", "json"]) -> bool:
+def requested_format(environ: Mapping[str, str]) -> LogFormat:
+    """What BOW_LOG_FORMAT asks for; `auto` where that is none, which `load_settings` refuses."""
+    match environ.get("BOW_LOG_FORMAT", "").strip():
+        case "console":
+            return "console"
+        case "json":
+            return "json"
+    return "auto"
+
+
+def configure(log_format: LogFormat) -> bool:
     """Send structlog's events, and what libraries log or warn of, to standard error.
 
     `auto` is the console format when standard error is a terminal, JSON lines otherwise. Returns whether it

@@ -20,9 +20,16 @@ Schedule = Literal["constant", "linear"]
 
 CHECK_EVERY = 256
 """Steps between two looks at the loss; each look waits for the device."""
+MAX_WEIGHT = 1e15
+"""No weight of a model that learned anything comes near it."""
 MAX_CHUNK_ROWS = 1 << 16
 MAX_CHUNK_CELLS = 1 << 24
 """Rows, and rows times labels, that `evaluate` takes at once."""
+
+_ADVICE = (
+    "Set BOW_LEARNING_RATE lower (a tenth of it, say), or choose BOW_OPTIMIZER=adagrad, which scales its own "
+    "steps."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,15 @@ def start(model: BowClassifier, optimizer: Optimizer, device: torch.device) -> T
 
 @torch.no_grad()
 def finish(state: TrainState, model: BowClassifier) -> None:
-    """Writes the trained parameters into the model."""
+    """Writes the trained parameters into the model.
+
+    Raises TrainingError where one of them is so large that float32 sums of it could overflow.
+    """
+    largest = max(float(values.abs().max()) for values in (state.table, state.bias))
+    if not largest < MAX_WEIGHT:
+        raise TrainingError(
+            f"the weights grew to {largest:.3g} in {state.step:,} steps; nothing was published. {_ADVICE}"
+        )
     model.weight.copy_(state.table.t())
     model.bias.copy_(state.bias)
 
@@ -198,7 +213,6 @@ def _checked_sum(losses: Iterable[Tensor], *, epoch: int, first: int) -> float:
         step = first + int((~finite).nonzero()[0]) + 1
         raise TrainingError(
             f"the loss became {values[step - first - 1].item()} at step {step} of epoch {epoch + 1}; "
-            "nothing was published. Set BOW_LEARNING_RATE lower (a tenth of it, say), or choose "
-            "BOW_OPTIMIZER=adagrad, which scales its own steps."
+            f"nothing was published. {_ADVICE}"
         )
     return float(values.sum())

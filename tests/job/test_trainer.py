@@ -1,0 +1,271 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from job.batches import Batch, batch_order, prepare_batch, prepare_batches, row_order
+from job.corpus import Corpus, offsets_of
+from job.model import BowClassifier, initialize_uniform
+from job.optimizer import Optimizer, OptimizerName
+from job.trainer import (
+    Plan,
+    TrainState,
+    evaluate,
+    finish,
+    learning_rate_at,
+    start,
+    train,
+    train_step,
+)
+from serving.errors import ExitCode, TrainingError
+
+CPU = torch.device("cpu")
+NUM_WORDS, NUM_LABELS = 40, 5
+
+
+def random_corpus(num_rows: int, *, seed: int = 0, max_tokens: int = 12) -> Corpus:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(0, max_tokens, num_rows)
+    return Corpus(
+        ids=generator.integers(0, NUM_WORDS, lengths.sum()).astype(np.int32),
+        offsets=offsets_of(lengths),
+        labels=generator.integers(0, NUM_LABELS, num_rows),
+    )
+
+
+def dense(corpus: Corpus) -> Tensor:
+    counts = torch.zeros(corpus.num_rows, NUM_WORDS, dtype=torch.float64)
+    for row in range(corpus.num_rows):
+        for word in corpus.ids[corpus.offsets[row] : corpus.offsets[row + 1]]:
+            counts[row, word] += 1
+    return counts
+
+
+def random_model(seed: int = 0) -> BowClassifier:
+    torch.manual_seed(seed)
+    model = BowClassifier(NUM_LABELS, NUM_WORDS)
+    initialize_uniform(model)
+    return model
+
+
+def batch_of(corpus: Corpus) -> Batch:
+    return prepare_batch(corpus, np.arange(corpus.num_rows))
+
+
+def autograd(model: BowClassifier, corpus: Corpus) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean NLL loss and the gradients of A and b, all float64, by plain autograd."""
+    precise = BowClassifier(NUM_LABELS, NUM_WORDS).double()
+    precise.load_state_dict(model.double().state_dict())
+    loss = torch.nn.functional.nll_loss(precise(dense(corpus)), torch.from_numpy(corpus.labels))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert precise.weight.grad is not None
+    assert precise.bias.grad is not None
+    return loss.detach(), precise.weight.grad, precise.bias.grad
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 64])
+def test_the_gradient_is_autograds(num_rows: int) -> None:
+    """If it differed, training would go downhill on another loss than NLL."""
+    model, corpus = random_model(), random_corpus(num_rows, seed=num_rows)
+    loss, weight_gradient, bias_gradient = autograd(model, corpus)
+    state = start(model, Optimizer(name="sgd", weight_decay=0), CPU)
+    before = state.table.clone(), state.bias.clone()
+    sum_of_losses = train_step(
+        state, batch_of(corpus), Optimizer(name="sgd", weight_decay=0), learning_rate=1.0
+    )
+    assert float(sum_of_losses) / num_rows == pytest.approx(float(loss), rel=1e-12)
+    torch.testing.assert_close(before[0] - state.table, weight_gradient.t(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(before[1] - state.bias, bias_gradient, rtol=0, atol=1e-12)
+
+
+def test_the_gradient_of_rows_without_known_words_reaches_the_bias_alone() -> None:
+    """If it failed, empty texts would be lost, or would break a batch."""
+    corpus = Corpus(ids=np.empty(0, np.int32), offsets=np.zeros(4, np.int64), labels=np.array([0, 0, 1]))
+    model = random_model().double()
+    state = start(model, Optimizer(name="sgd", weight_decay=0), CPU)
+    train_step(state, batch_of(corpus), Optimizer(name="sgd", weight_decay=0), learning_rate=1.0)
+    _, _, bias_gradient = autograd(model, corpus)
+    assert torch.equal(state.table, model.weight.detach().t())
+    torch.testing.assert_close(model.bias.detach() - state.bias, bias_gradient, rtol=0, atol=1e-12)
+
+
+def torch_optimizer(name: OptimizerName, parameters: list[Tensor], decay: float) -> torch.optim.Optimizer:
+    match name:
+        case "sgd":
+            return torch.optim.SGD(parameters, lr=0.1, weight_decay=decay)
+        case "adagrad":
+            return torch.optim.Adagrad(parameters, lr=0.1, weight_decay=decay)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=0.1, weight_decay=decay)
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, lr=0.1, weight_decay=decay)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam", "rmsprop"])
+def test_an_optimizer_is_torchs_where_every_row_is_touched(name: OptimizerName, decay: float) -> None:
+    """If it differed, BOW_OPTIMIZER would not name the algorithm that everybody knows by that name."""
+    everywhere = random_corpus(64, max_tokens=60)
+    assert len(np.unique(everywhere.ids)) == NUM_WORDS
+    model = random_model().double()
+    plain = BowClassifier(NUM_LABELS, NUM_WORDS).double()
+    plain.load_state_dict(model.state_dict())
+    optimizer = Optimizer(name=name, weight_decay=decay)
+    state = start(model, optimizer, CPU)
+    reference = torch_optimizer(name, [*plain.parameters()], decay)
+    for _ in range(10):
+        train_step(state, batch_of(everywhere), optimizer, learning_rate=0.1)
+        reference.zero_grad()
+        labels = torch.from_numpy(everywhere.labels)
+        torch.nn.functional.nll_loss(plain(dense(everywhere)), labels).backward()  # type: ignore[no-untyped-call]
+        reference.step()
+    finish(state, model)
+    torch.testing.assert_close(model.weight, plain.weight, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.bias, plain.bias, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam", "rmsprop"])
+def test_rows_of_words_that_do_not_occur_stay_as_they_are(name: OptimizerName) -> None:
+    """If it failed, a step would cost as much as the vocabulary is large."""
+    model, optimizer = random_model(), Optimizer(name=name, weight_decay=0.1)
+    state = start(model, optimizer, CPU)
+    corpus = Corpus(ids=np.array([3, 3, 7], np.int32), offsets=np.array([0, 1, 3]), labels=np.array([0, 1]))
+    for _ in range(3):
+        train_step(state, batch_of(corpus), optimizer, learning_rate=0.1)
+    changed = (state.table != model.weight.detach().t()).any(dim=1).nonzero().flatten()
+    assert changed.tolist() == [3, 7]
+
+
+def run_training(*, seed: int = 1, num_threads: int = 1, validation: Corpus | None = None) -> TrainState:
+    model = random_model()
+    optimizer = Optimizer(name="adagrad", weight_decay=0)
+    batches = prepare_batches(
+        random_corpus(500), batch_size=32, seed=seed, shuffle=True, num_threads=num_threads
+    )
+    state = start(model, optimizer, CPU)
+    plan = Plan(epochs=3, learning_rate=0.5, schedule="linear", seed=seed, shuffle=True)
+    train(state, batches, optimizer, plan, validation=validation)
+    return state
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    """If it failed, a bundle's ID would change from run to run."""
+    one, other = run_training(), run_training(num_threads=2)
+    assert torch.equal(one.table, other.table)
+    assert torch.equal(one.bias, other.bias)
+    assert not torch.equal(one.table, run_training(seed=2).table)
+
+
+def test_validation_does_not_change_the_training() -> None:
+    """If it failed, looking at the model would change it."""
+    assert torch.equal(run_training().table, run_training(validation=random_corpus(10)).table)
+
+
+def test_the_order_of_an_epoch_is_a_pure_function_of_seed_and_epoch() -> None:
+    """If it failed, a run could not go on from a checkpoint as if nothing had happened."""
+    orders = {
+        (seed, epoch): batch_order(50, seed=seed, epoch=epoch, shuffle=True)
+        for seed in (1, 2)
+        for epoch in (0, 1)
+    }
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+    assert len({tuple(order) for order in orders.values()}) == 4
+    torch.manual_seed(9)
+    np.random.default_rng(9).random()
+    assert batch_order(50, seed=1, epoch=1, shuffle=True) == orders[1, 1]
+    assert batch_order(3, seed=1, epoch=5, shuffle=False) == [0, 1, 2]
+    assert sorted(row_order(50, seed=1, shuffle=True)) == list(range(50))
+    assert row_order(4, seed=1, shuffle=False).tolist() == [0, 1, 2, 3]
+
+
+def test_batches_hold_every_row_once_in_both_directions() -> None:
+    """If it failed, rows would be lost or counted twice, or the gradient would go to other words."""
+    corpus = random_corpus(50)
+    rows = row_order(50, seed=3, shuffle=True)
+    batches = prepare_batches(corpus, batch_size=16, seed=3, shuffle=True, num_threads=2)
+    assert [len(batch.labels) for batch in batches] == [16, 16, 16, 2]
+    counts = dense(corpus)
+    for number, batch in enumerate(batches):
+        expected = counts[torch.from_numpy(rows[number * 16 : number * 16 + 16].copy())]
+        by_row = torch.zeros_like(expected)
+        by_word = torch.zeros_like(expected)
+        for row in range(len(batch.labels)):
+            for word in batch.words[batch.offsets[row] : batch.offsets[row + 1]]:
+                by_row[row, batch.features[word]] += 1
+        for place, word in enumerate(batch.features):
+            for row in batch.rows[batch.feature_offsets[place] : batch.feature_offsets[place + 1]]:
+                by_word[row, word] += 1
+        assert torch.equal(by_row, expected)
+        assert torch.equal(by_word, expected)
+
+
+def test_training_learns() -> None:
+    """If it failed, the loss would not fall and the accuracy not rise on data that words decide."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, NUM_LABELS, 400)
+    corpus = Corpus(
+        ids=np.stack([labels, generator.integers(NUM_LABELS, NUM_WORDS, 400)], axis=1)
+        .ravel()
+        .astype(np.int32),
+        offsets=offsets_of(np.full(400, 2)),
+        labels=labels,
+    )
+    model, optimizer = BowClassifier(NUM_LABELS, NUM_WORDS), Optimizer(name="adagrad", weight_decay=0)
+    state = start(model, optimizer, CPU)
+    seen = []
+    plan = Plan(epochs=5, learning_rate=0.5, schedule="linear", seed=1, shuffle=True)
+    batches = prepare_batches(corpus, batch_size=32, seed=1, shuffle=True, num_threads=1)
+    results = train(state, batches, optimizer, plan, validation=corpus, on_step=seen.append)
+    assert results[0].loss < math.log(NUM_LABELS)
+    assert results[-1].loss < results[0].loss / 4
+    assert results[-1].validation_accuracy == 1
+    assert len(seen) == 5 * len(batches)
+    assert state.step == 5 * len(batches)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(bad: float) -> None:
+    """If it failed, a diverged model would be published."""
+    model, optimizer = random_model(), Optimizer(name="sgd", weight_decay=0)
+    with torch.no_grad():
+        model.weight[:, 7] = bad
+    corpus = Corpus(
+        ids=np.array([1, 2, 7], np.int32), offsets=np.array([0, 1, 2, 3]), labels=np.array([0, 1, 2])
+    )
+    batches = prepare_batches(corpus, batch_size=1, seed=1, shuffle=False, num_threads=1)
+    state = start(model, optimizer, CPU)
+    plan = Plan(epochs=2, learning_rate=0.1, schedule="constant", seed=1, shuffle=False)
+    with pytest.raises(TrainingError, match="at step 3 of epoch 1") as caught:
+        train(state, batches, optimizer, plan)
+    assert caught.value.exit_code is ExitCode.TRAINING_DIVERGED
+
+
+def test_a_learning_rate_that_is_far_too_high_ends_in_the_error() -> None:
+    """If it failed, the most common way to diverge would go unnoticed."""
+    optimizer = Optimizer(name="sgd", weight_decay=0)
+    state = start(random_model(), optimizer, CPU)
+    plan = Plan(epochs=50, learning_rate=1e38, schedule="constant", seed=1, shuffle=True)
+    batches = prepare_batches(random_corpus(64), batch_size=8, seed=1, shuffle=True, num_threads=1)
+    with pytest.raises(TrainingError, match="BOW_LEARNING_RATE"):
+        train(state, batches, optimizer, plan)
+
+
+def test_the_learning_rate_falls_to_zero_or_stays() -> None:
+    """If it failed, BOW_LEARNING_RATE_SCHEDULE would not do what it says."""
+    linear = [learning_rate_at(step, 10, peak=0.5, schedule="linear") for step in range(10)]
+    assert linear == pytest.approx([0.5 * (10 - step) / 10 for step in range(10)])
+    assert {learning_rate_at(step, 10, peak=0.5, schedule="constant") for step in range(10)} == {0.5}
+
+
+def test_evaluate_gives_what_the_model_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, the metrics would be those of another model; chunks must not show."""
+    monkeypatch.setattr("job.trainer.MAX_CHUNK_ROWS", 7)
+    model, corpus = random_model(), random_corpus(100)
+    state = start(model, Optimizer(name="sgd", weight_decay=0), CPU)
+    predictions = evaluate(state, corpus)
+    log_probs = model.double()(dense(corpus)).detach()
+    assert predictions.predicted.tolist() == log_probs.argmax(dim=1).tolist()
+    expected = log_probs[torch.arange(100), torch.from_numpy(corpus.labels)]
+    np.testing.assert_allclose(predictions.log_probs, expected, atol=1e-6)
