@@ -11,7 +11,7 @@ PODMAN_GPU = --device nvidia.com/gpu=all --security-opt label=disable --userns=k
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help setup train train-gpu image test test-system lint format types clean
+.PHONY: help setup train train-gpu image test test-system lint format types docs clean
 .DELETE_ON_ERROR:
 
 help: ## List the commands and the variables that change them
@@ -76,6 +76,9 @@ format: setup ## Format the code, and mend what can be mended
 
 types: setup ## Check the types
 	@$(BIN)/mypy
+
+docs: setup ## Write the README's tables anew from the code
+	@$(BIN)/python tests/readme.py
 
 clean: ## Remove .venv and every cache; trained models in artifacts/ stay
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

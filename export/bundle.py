@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from onnx import ModelProto
 from safetensors.numpy import save
 from torch import nn
 
-from export import bow_graph, text_graph, torchscript
+from export import bow_graph, graph, text_graph, torchscript
 from export.golden import golden_examples
 from serving.bundle import (
     FILES,
@@ -56,8 +55,10 @@ def write_model(folder: Path, model: nn.Module, parameters: Parameters, provenan
         (folder / name).write_bytes(content)
     (folder / FILES.weights).write_bytes(save({"weight": weight, "bias": bias}))
     (folder / FILES.torchscript).write_bytes(torchscript.to_bytes(model, extra_files))
-    _write_onnx(folder / FILES.bow_model, bow_graph.build(weight, bias, metadata))
-    _write_onnx(folder / FILES.text_model, text_graph.build(weight, bias, vocabulary, labels, metadata))
+    (folder / FILES.bow_model).write_bytes(graph.to_bytes(bow_graph.build(weight, bias, metadata)))
+    (folder / FILES.text_model).write_bytes(
+        graph.to_bytes(text_graph.build(weight, bias, vocabulary, labels, metadata))
+    )
     examples = golden_examples(Reference.of(weight, bias, vocabulary), vocabulary, labels)
     (folder / FILES.golden).write_bytes(msgspec.json.Encoder().encode_lines(examples))
 
@@ -89,7 +90,3 @@ def seal(
     unfinished = folder / f".{FILES.manifest}"
     unfinished.write_bytes(manifest.to_json())
     unfinished.rename(folder / FILES.manifest)
-
-
-def _write_onnx(path: Path, model: ModelProto) -> None:
-    path.write_bytes(model.SerializeToString(deterministic=True))

@@ -62,7 +62,7 @@ def tensor(name: str, array: npt.NDArray[Any]) -> TensorProto:
 
 
 def model(graph: GraphProto, metadata: Mapping[str, str]) -> ModelProto:
-    """The checked model, with the pinned opsets that its graph uses and the metadata in order of its keys."""
+    """The model, with the pinned opsets that its graph uses and the metadata in order of its keys."""
     used = _domains(graph)
     built = helper.make_model(
         graph,
@@ -71,8 +71,15 @@ def model(graph: GraphProto, metadata: Mapping[str, str]) -> ModelProto:
         opset_imports=[helper.make_opsetid(name, OPSETS[name]) for name in OPSETS if name in used],
     )
     helper.set_model_props(built, dict(sorted(metadata.items())))
-    checker.check_model(built)
     return built
+
+
+def to_bytes(built: ModelProto) -> bytes:
+    """The file of a model, after the checker has seen it; the same model gives the same bytes."""
+    content: bytes = built.SerializeToString(deterministic=True)
+    # The checker is given the bytes: of a message it would make them again.
+    checker.check_model(content)
+    return content
 
 
 def _domains(graph: GraphProto) -> set[str]:

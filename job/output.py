@@ -38,8 +38,6 @@ class Output:
         """What was read, and what could not be used."""
         for use, corpus in inputs.corpora.items():
             log.info("data", use=use, rows=corpus.num_rows, rejected=inputs.records[use].rejected)
-        if "test" not in inputs.corpora and "validation" not in inputs.corpora:
-            log.info("no_test_data", advice="set BOW_TEST_DATA to learn how good the model is")
 
     def rejected(self, number: int, path: Path) -> None:
         """Where the rejected rows are listed."""
@@ -59,6 +57,8 @@ class Output:
             training_rows=train.num_rows,
             training_tokens=len(train.ids),
         )
+        if len(prepared.corpora) == 1:
+            log.info("no_test_data", advice="set BOW_TEST_DATA to learn how good the model is")
 
     def provider_unusable(self, name: str, reason: str) -> None:
         """That `bow.onnx` is not checked on the GPU."""

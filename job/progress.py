@@ -27,7 +27,7 @@ class Meter:
 
     num_steps: int
     """In the whole run."""
-    start: float = field(default_factory=time.perf_counter)
+    start: float = field(default_factory=lambda: time.perf_counter())
     steps: int = 0
     tokens: int = 0
 

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
 
     max_rejected: Share = 0.01
     """The share of rows that may be unusable (no label, invalid UTF-8) before the job refuses the data.
-    Rejected rows are listed in rejected.jsonl."""
+    Rejected rows are listed beside the bundle, in <run name>.rejected.jsonl."""
 
     output_dir: Path = Path("artifacts")
     """The folder that receives the bundle, as <run name>/, and the pointer `latest`."""

@@ -72,14 +72,18 @@ class DataRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sha256: str
     """Of the decompressed files, one after the other."""
     rows: int
+    """Rows that could be used."""
     rejected: int
+    """Rows that could not."""
 
 
 class MetricsSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How well the model does on a data set; metrics.json has the same by label."""
 
     rows: int
+    """Rows that were scored."""
     accuracy: float
+    """The share of rows whose most probable label is the true one."""
     macro_f1: float
     """The mean of the F1 of the labels that occur or were predicted."""
     weighted_f1: float

@@ -17,7 +17,7 @@ from serving.weights import Parameters, compare_weights
 
 DENSE_CELLS = 4 << 20
 """Counts that a dense input holds at once: 16 MiB."""
-MAX_DENSE_CELLS = 64 << 20
+MAX_DENSE_CELLS = 16 << 20
 MIN_DENSE_TEXTS = 64
 """Counts in all dense inputs of a rung, unless texts are fewer than 64: of larger samples a part is taken."""
 WORDS_PER_TEXT = 50

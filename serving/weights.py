@@ -67,8 +67,10 @@ def compare_weights(folder: Path, expected: Parameters, metadata: Mapping[str, s
 def load_onnx(path: Path, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """An ONNX file as its protobuf message, after the checker looked at it and its metadata was compared."""
     try:
-        model = onnx.load(path, load_external_data=False)
-        onnx.checker.check_model(model)
+        content = path.read_bytes()
+        # The checker is given the bytes: of a message it would make them again.
+        onnx.checker.check_model(content)
+        model = onnx.load_model_from_string(content)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); get the bundle again") from error
     # Protobuf's decoding error and the checker's have no common base but Exception.

@@ -1,0 +1,30 @@
+"""What the defaults learn from real data, where it lies beside the checkout; only the data is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from job.output import Output
+from job.run import run
+from job.settings import load_settings
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "extension", "at_least"),
+    [("banking77", "csv", 0.845), ("clinc150", "jsonl", 0.885), ("lingua75", "tsv", 0.915)],
+)
+def test_the_defaults_learn(tmp_path: Path, name: str, extension: str, at_least: float) -> None:
+    """If it failed, a newcomer's first model would be worse than that of the tool they come from."""
+    train_data = DATA / f"{name}.train.{extension}"
+    if not train_data.exists():
+        pytest.skip(f"the data set {name} is not here")
+    environ = {
+        "BOW_TRAIN_DATA": str(train_data),
+        "BOW_TEST_DATA": str(DATA / f"{name}.test.{extension}"),
+        "BOW_OUTPUT_DIR": str(tmp_path),
+    }
+    bundle = run(load_settings(environ), Output(for_people=False))
+    assert json.loads((bundle / "metrics.json").read_text())["test"]["summary"]["accuracy"] >= at_least

@@ -1,0 +1,127 @@
+"""Runs in processes of their own: the same bytes everywhere, and a clean end when one is stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.bundle import FILES, open_bundle
+from serving.errors import ExitCode
+from serving.parity import check
+from serving.verify import verify
+
+REPOSITORY = Path(__file__).parents[1]
+WORDS = [f"w{number}é" for number in range(60)]
+
+
+def write_data(path: Path, num_rows: int) -> Path:
+    rows = [
+        f"{WORDS[row * 7 % 60]} {WORDS[row % 5]} {WORDS[row * row % 60]}\tlabel {row % 5}"
+        for row in range(num_rows)
+    ]
+    path.write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def start(checkout: Path, output_dir: Path, data: Path, **settings: str) -> subprocess.Popen[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("BOW_", "PYTHON"))}
+    environ |= {
+        "PYTHONPATH": str(checkout),
+        "PYTHONSAFEPATH": "1",
+        "BOW_TRAIN_DATA": str(data),
+        "BOW_OUTPUT_DIR": str(output_dir),
+        "BOW_RUN_NAME": "run",
+        "BOW_DEVICE": "cpu",
+        "BOW_NUM_THREADS": "1",
+        **settings,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "job"],
+        env=environ,
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def copy_of_the_packages(folder: Path) -> Path:
+    for package in ("job", "export", "serving"):
+        shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_two_checkouts_give_the_same_bytes(tmp_path: Path) -> None:
+    """If it failed, nobody could rebuild a bundle and get its ID, or a file would tell where it was made."""
+    here, there = copy_of_the_packages(tmp_path / "here"), copy_of_the_packages(tmp_path / "a" / "folder")
+    runs = []
+    for number, checkout in enumerate((here, there)):
+        data = write_data(checkout / "train.tsv", 300)
+        settings = {"PYTHONHASHSEED": str(number + 1), "BOW_VALIDATION_SPLIT": "0.2", "BOW_INIT": "uniform"}
+        runs.append((checkout, start(checkout, checkout / f"out{number}", data, **settings)))
+    for _, process in runs:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    one, other = (checkout / f"out{number}" / "run" for number, (checkout, _) in enumerate(runs))
+    for name in [*FILES.hashed, FILES.manifest]:
+        content = (one / name).read_bytes()
+        assert content == (other / name).read_bytes(), name
+        for path in (tmp_path, REPOSITORY, Path.home(), Path(sys.prefix)):
+            assert str(path).encode() not in content or path == Path("/"), name
+    assert open_bundle(one).bundle_id == open_bundle(other).bundle_id
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_job_with_code_75_and_no_traceback(tmp_path: Path, stop: signal.Signals) -> None:
+    """If it failed, Ctrl-C would print a traceback, and a scheduler would not know to run the job again."""
+    data = write_data(tmp_path / "train.tsv", 2000)
+    process = start(REPOSITORY, tmp_path / "out", data, BOW_EPOCHS="100000", BOW_LOG_FORMAT="console")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if " model " in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "Traceback" not in errors
+    assert errors.endswith("error: interrupted: nothing was published; run it again\n")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_killed_job_leaves_nothing_that_looks_like_a_bundle(tmp_path: Path) -> None:
+    """If it failed, a node that dies could leave a broken model where the server looks for one."""
+    output, data = tmp_path / "out", write_data(tmp_path / "train.tsv", 500)
+    first = start(REPOSITORY, output, data)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    for wait in (0.0, 0.05, 0.2, 0.4):
+        process = start(REPOSITORY, output, data, BOW_OVERWRITE="true", BOW_SEED=str(2 + int(wait * 100)))
+        assert process.stderr is not None
+        for line in process.stderr:
+            if '"epoch"' in line:
+                break
+        time.sleep(wait)
+        process.kill()
+        process.communicate(timeout=60)
+        check(verify(output / "latest").rungs, "latest")
+        for path in output.iterdir():
+            if (path / FILES.manifest).exists():
+                check(verify(path).rungs, str(path))
+    last = start(REPOSITORY, output, data, BOW_OVERWRITE="true")
+    _, errors = last.communicate(timeout=60)
+    assert last.returncode == 0, errors
+    assert sorted(path.name for path in output.iterdir()) == ["latest", "run"]
+
+
+def test_a_closed_pipe_ends_help_quietly(tmp_path: Path) -> None:
+    """If it failed, `python -m job --help | head` would end in a traceback."""
+    command = f"{sys.executable} -m job --help | head -1"
+    done = subprocess.run(command, shell=True, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: ")
+    assert done.stderr == ""

@@ -1,0 +1,70 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from readme import MARKED, README, with_tables
+
+from job.output import Output
+from job.run import run
+from job.settings import Settings, env_name, load_settings
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    """If it failed, the README would document another version: `make docs` writes the tables anew."""
+    text = README.read_text()
+    assert {match[2] for match in MARKED.finditer(text)} == {"settings", "exit codes", "files", "metrics"}
+    assert with_tables(text) == text
+
+
+def test_every_setting_that_is_mentioned_exists() -> None:
+    """If it failed, a reader would set a variable that the job refuses."""
+    known = {env_name(name) for name in Settings.model_fields}
+    for path in [
+        README,
+        REPOSITORY / "CONTRIBUTING.md",
+        *REPOSITORY.glob("recipes/*.env"),
+        REPOSITORY / "Makefile",
+    ]:
+        mentioned = set(re.findall(r"\bBOW_[A-Z_]*[A-Z]\b", path.read_text()))
+        assert mentioned <= known, path
+
+
+def test_every_make_target_that_is_mentioned_exists() -> None:
+    """If it failed, a reader would type a command that make does not know."""
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md"):
+        mentioned = set(re.findall(r"(?:`|^)make ([a-z-]+)", (REPOSITORY / name).read_text(), re.MULTILINE))
+        assert mentioned <= targets, name
+
+
+def test_help_names_every_setting_with_its_default() -> None:
+    """If it failed, `--help` would hide a setting."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "job", "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    ).stdout
+    for name in Settings.model_fields:
+        assert f"  {env_name(name)}" in shown
+
+
+def test_the_example_of_serving_with_onnxruntime_alone_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, the shortest way to use a model would not work as it is printed."""
+    monkeypatch.chdir(tmp_path)
+    run(load_settings({"BOW_TRAIN_DATA": "tutorial"}), Output(for_people=False))
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["log_probs"].shape == (2, 2)
+    assert set(names["labels"]) <= {"SPANISH", "ENGLISH"}
+
+
+def test_links_lead_somewhere() -> None:
+    """If it failed, a reader would end at a missing page."""
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README.read_text()):
+        assert (REPOSITORY / target).exists(), target
