@@ -1,7 +1,7 @@
 """The weights in every file of a bundle, read without running anything: no two files may differ by a bit."""
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +54,17 @@ def compare_weights(folder: Path, expected: Parameters, metadata: Mapping[str, s
     Words and labels are compared as well, and in the ONNX files the `metadata`. Raises ArtifactError where
     these differ, or a file cannot be read as what it should be.
     """
-    found = {
-        FILES.weights: _of_safetensors(folder),
-        FILES.bow_model: _of_bow_model(load_onnx(folder / FILES.bow_model, metadata), folder),
-        FILES.text_model: _of_text_model(load_onnx(folder / FILES.text_model, metadata), folder, expected),
-        FILES.torchscript: _of_torchscript(folder, expected),
+    readers: dict[str, Callable[[], Float32]] = {
+        FILES.weights: lambda: _of_safetensors(folder),
+        FILES.bow_model: lambda: _of_bow_model(load_onnx(folder / FILES.bow_model, metadata), folder),
+        FILES.text_model: lambda: _of_text_model(
+            load_onnx(folder / FILES.text_model, metadata), folder, expected
+        ),
+        FILES.torchscript: lambda: _of_torchscript(folder, expected),
     }
     wanted = np.append(expected.weight.ravel(), expected.bias)
-    return [compare_exactly(name, "weights", values, wanted) for name, values in found.items()]
+    # One after the other, so that only one file's weights are in memory beside the expected ones.
+    return [compare_exactly(name, "weights", read(), wanted) for name, read in readers.items()]
 
 
 def load_onnx(path: Path, metadata: Mapping[str, str]) -> onnx.ModelProto:
