@@ -57,7 +57,7 @@ def test_the_gpu_trains_the_same_model_as_the_cpu(name: OptimizerName) -> None:
 
 
 def test_a_run_on_the_gpu_ends_in_a_bundle_that_was_checked_there(tmp_path: Path) -> None:
-    """If it failed, the default device would not work, or bow.onnx would be unproven where it is meant to run."""
+    """If it failed, the default device would not work, or bow.onnx would be unproven there."""
     environ = {"BOW_TRAIN_DATA": "tutorial", "BOW_REQUIRE_GPU": "true", "BOW_OUTPUT_DIR": str(tmp_path)}
     bundle = run(load_settings(environ), Output(for_people=False))
     check(verify(bundle).rungs, "bundle")

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from readme import MARKED, README, with_tables
 
 from job.output import Output
 from job.run import run
 from job.settings import Settings, env_name, load_settings
+from tests.readme import MARKED, README, with_tables
 
 REPOSITORY = Path(__file__).parents[1]
 

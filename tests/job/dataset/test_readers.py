@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job import jsonlines, readers
-from job.columns import Columns, Parsed
-from job.sources import Block
+from job.dataset import jsonlines, readers
+from job.dataset.columns import Columns, Parsed
+from job.dataset.sources import Block
 
 COLUMNS = Columns(names=("text", "label"), text=0, label=1)
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from job.columns import Columns, Parsed, Reject, find_columns, keep_good
-from job.jsonlines import object_keys, parse_jsonl
-from job.records import Positions, csv_record_ends, csv_record_lines, first_record, split_lines
-from job.sources import Block, FileFormat, count_lines
+from job.dataset.columns import Columns, Parsed, Reject, find_columns, keep_good
+from job.dataset.jsonlines import object_keys, parse_jsonl
+from job.dataset.records import Positions, csv_record_ends, csv_record_lines, first_record, split_lines
+from job.dataset.sources import Block, FileFormat, count_lines
 from serving.errors import DataError
 
 _LABEL = b"__label__"
@@ -72,7 +72,7 @@ def parse(block: Block, file_format: FileFormat, columns: Columns) -> Parsed:
         case "fasttext":
             return _parse_fasttext(block)
         case "parquet":
-            raise AssertionError("Parquet has no blocks of bytes: see job.parquet")
+            raise AssertionError("Parquet has no blocks of bytes: see job.dataset.parquet")
 
 
 def _parse_tsv(block: Block, columns: Columns) -> Parsed:

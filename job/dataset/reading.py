@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from job.columns import Parsed, Reject
-from job.parquet import parse_batch, read_batches
-from job.readers import parse, read_header
-from job.rejected import RejectedRows
-from job.sources import DataFormat, Fingerprint, Source, find_sources, read_blocks
+from job.dataset.columns import Parsed, Reject
+from job.dataset.parquet import parse_batch, read_batches
+from job.dataset.readers import parse, read_header
+from job.dataset.rejected import RejectedRows
+from job.dataset.sources import DataFormat, Fingerprint, Source, find_sources, read_blocks
 from serving.errors import DataError
-
-__all__ = ["DataFormat", "DataSpec", "RejectedRows", "Rows", "Summary", "TooManyRejected", "read"]
 
 R = TypeVar("R")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from job import sources
-from job.columns import Parsed, find_columns, keep_good
+from job.dataset import sources
+from job.dataset.columns import Parsed, find_columns, keep_good
 from serving.errors import DataError
 
 _MAX_BATCH_ROWS = 65_536

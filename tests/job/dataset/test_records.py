@@ -6,7 +6,7 @@ import io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.records import csv_record_ends, csv_record_lines, first_record, split_lines
+from job.dataset.records import csv_record_ends, csv_record_lines, first_record, split_lines
 
 CSV_BYTES = st.text(alphabet='ab,"\n\r', max_size=30).map(str.encode)
 

@@ -14,7 +14,7 @@ from typing import IO, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from job.records import csv_record_ends
+from job.dataset.records import csv_record_ends
 from serving.errors import DataError, PlatformError
 
 FileFormat: TypeAlias = Literal["tsv", "csv", "jsonl", "parquet", "fasttext"]

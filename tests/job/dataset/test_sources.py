@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from job import sources
-from job.dataset import DataSpec, read
-from job.sources import Fingerprint, find_sources, read_blocks
+from job.dataset import DataSpec, read, sources
+from job.dataset.sources import Fingerprint, find_sources, read_blocks
 from serving.errors import DataError, ExitCode, PlatformError
 
 
@@ -206,7 +205,7 @@ def test_a_missing_permission_is_a_data_error(tmp_path: Path, location: str) -> 
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from job.sources import Fingerprint, find_sources, read_blocks\n"
+        "from job.dataset.sources import Fingerprint, find_sources, read_blocks\n"
         "from serving.errors import DataError\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "try:\n"

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from job import sources
-from job.dataset import DataSpec, Rows, Summary, TooManyRejected, read
+from job.dataset import DataSpec, Rows, Summary, TooManyRejected, read, sources
 from serving.errors import DataError, ExitCode
 
 TEXT_FORMATS = ["tsv", "csv", "jsonl", "fasttext"]
@@ -345,7 +344,7 @@ def test_json_labels_that_are_all_integers_take_the_fast_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Class numbers are common; reading them line by line would be an order of magnitude slower."""
-    monkeypatch.setattr("job.jsonlines._parse_json_lines", None)
+    monkeypatch.setattr("job.dataset.jsonlines._parse_json_lines", None)
     path = put(tmp_path / "data.json", b'{"text": "a", "label": 3}\n\n{"text": "b", "label": -1}\n')
     assert load(path)[0] == [("a", "3"), ("b", "-1")]
 
@@ -487,7 +486,7 @@ def test_only_a_window_of_blocks_is_held(tmp_path: Path, monkeypatch: pytest.Mon
         with lock:
             finished += 1
 
-    monkeypatch.setattr("job.dataset.read_blocks", counting)
+    monkeypatch.setattr("job.dataset.reading.read_blocks", counting)
     spec = DataSpec(location=str(path), setting="BOW_TRAIN_DATA")
     results, _ = read(spec, count, num_threads=2, max_rejected=0)
     assert len(results) > 100

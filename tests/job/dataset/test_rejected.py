@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from job import rejected
-from job.rejected import RejectedRows
+from job.dataset import rejected
+from job.dataset.rejected import RejectedRows
 from serving.errors import PlatformError
 
 

@@ -1,0 +1,24 @@
+"""Reads labelled texts from files: TSV, CSV, JSON lines, Parquet and fastText's format, through Arrow.
+
+sources    which files, of which format, and their bytes in blocks of whole records
+readers    a block of a text file to texts and labels; jsonlines and parquet are two formats' own
+records    where records begin and end
+columns    which columns hold texts and labels, and which rows are good
+rejected   the rows that could not be used
+read       all of it together, in threads
+"""
+
+from job.dataset.reading import DataSpec, Rows, Summary, TooManyRejected, read
+from job.dataset.rejected import RejectedRow, RejectedRows
+from job.dataset.sources import DataFormat
+
+__all__ = [
+    "DataFormat",
+    "DataSpec",
+    "RejectedRow",
+    "RejectedRows",
+    "Rows",
+    "Summary",
+    "TooManyRejected",
+    "read",
+]
