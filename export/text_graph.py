@@ -32,6 +32,9 @@ MAX_CHUNK = 256
 """Texts that are taken at once, at most."""
 MAX_WIDTH = 255
 """Tokens of a text in a full chunk, at most."""
+MAX_BLOCK = 1 << 16
+"""Tokens that are gathered at once, at most: with few labels the memory would allow millions, and then no
+text of the parity ladder would be long enough to come to the blocks."""
 
 
 def _character_class(code_points: Sequence[int]) -> str:
@@ -75,10 +78,10 @@ class Chunking:
     @classmethod
     def of(cls, num_labels: int) -> "Chunking":
         """The largest chunks that keep within the limits."""
-        cells = max(1, MEMORY_LIMIT // (BYTES_PER_WEIGHT * num_labels))
+        cells = max(1, MEMORY_LIMIT // (BYTES_PER_WEIGHT * num_labels))  # a full chunk's are below MAX_BLOCK
         size = min(MAX_CHUNK, max(1, CACHE_CELLS // num_labels))
         width = max(1, min(MAX_WIDTH, cells // size))
-        return cls(size=size, width=width, medium_size=max(1, size // 8), block=cells)
+        return cls(size=size, width=width, medium_size=max(1, size // 8), block=min(MAX_BLOCK, cells))
 
 
 def build(

@@ -15,6 +15,11 @@ from serving.errors import BowspritError, DataError, ExitCode, SettingsError
 class _Parser(argparse.ArgumentParser):
     """Raises where argparse would print its usage and leave."""
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Flushes here, where a closed pipe is dealt with, and not when Python exits."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{self.prog}: {message}; {self.prog} --help shows what it takes")
 
@@ -29,12 +34,23 @@ def main(argv: Sequence[str]) -> ExitCode:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read the output has enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has enough.
+        _drop_output()
         return ExitCode.DONE
+    except OSError as error:
+        _drop_output()
+        sys.stderr.write(
+            f"error: standard output: cannot be written ({error.strerror or error}); check the disk\n"
+        )
+        return ExitCode.PLATFORM
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return ExitCode.INTERRUPTED
+
+
+def _drop_output() -> None:
+    """Keeps Python from complaining once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _verify(arguments: argparse.Namespace) -> ExitCode:
@@ -43,8 +59,14 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
     from serving.verify import verify
 
     verdict = verify(arguments.bundle, expected_id=arguments.expect, with_torch=arguments.torch)
-    sys.stdout.write(rungs_table(verdict.rungs))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(rungs_table(verdict.rungs))
+        sys.stdout.flush()
+    except OSError:
+        # Nobody may be reading; the exit code must say it all the same.
+        _drop_output()
+        check(verdict.rungs, str(arguments.bundle))
+        raise
     check(verdict.rungs, str(arguments.bundle))
     sys.stdout.write(f"{arguments.bundle} holds: all {len(verdict.rungs)} checks\n")
     sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
@@ -144,4 +166,7 @@ def _terminated(_signal: int, _frame: object) -> NoReturn:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminated)
+    # Python has None for those that are closed, and what is opened next would take their numbers.
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        sys.exit(ExitCode.SETTINGS)
     sys.exit(main(sys.argv[1:]))

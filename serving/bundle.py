@@ -1,6 +1,7 @@
 """The bundle: which files it has, what its manifest says, and whether they are whole."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,8 +176,9 @@ def open_bundle(path: Path) -> Bundle:
 
     Raises ArtifactError where there is no bundle, or one of another schema version.
     """
-    if not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
+    # os.path's answer is False where pathlib's raises: for a name that is too long.
+    if not os.path.isdir(path):  # noqa: PTH112
+        found = "a file" if os.path.exists(path) else "nothing"  # noqa: PTH110
         raise ArtifactError(
             f"{path}: expected a bundle, a folder with {FILES.manifest}; found {found}. "
             "Name the folder that the training job published, for example artifacts/latest"
@@ -251,7 +253,7 @@ def read_lines(path: Path, of: type[T]) -> list[T]:
         return msgspec.json.Decoder(of).decode_lines(path.read_bytes())
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); the bundle is incomplete") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(
             f"{path}: is not what a bundle holds there ({error}); get the bundle again"
         ) from error
@@ -266,8 +268,11 @@ def _decode(data: bytes, path: Path) -> Manifest:
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
         if version == SCHEMA_VERSION:
-            return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            manifest = msgspec.json.decode(data, type=Manifest)
+            if manifest.labels and manifest.vocabulary_size > 0:
+                return manifest
+            raise ArtifactError(f"{path}: a model without labels or without words; get the bundle again")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(
             f"{path}: is not a manifest that this release can read ({error}); get the bundle again"
         ) from error

@@ -74,6 +74,8 @@ def compare(
         return _broken(name, sample, len(expected), problem)
     if not np.isfinite(log_probs).all():
         return _broken(name, sample, len(expected), "a log-probability is infinite or not a number")
+    if not np.isfinite(expected).all():
+        return _broken(name, sample, len(expected), "the reference is infinite or not a number")
     difference = np.abs(log_probs.astype(np.float64) - expected)
     bound = tolerance.bound(scores, float32_sums=float32_sums)
     return Rung(
@@ -95,12 +97,14 @@ def compare_exactly(
         return _broken(name, sample, expected.size, problem)
     differs = found.view(np.uint32) != expected.view(np.uint32)
     number = int(differs.sum())
-    difference = np.abs(found[differs].astype(np.float64) - expected[differs])
+    # A signalling NaN would warn.
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(found[differs].astype(np.float64) - expected[differs])
     return Rung(
         name=name,
         sample=sample,
         count=expected.size,
-        largest_difference=float(np.nan_to_num(difference, nan=np.inf).max(initial=0)),
+        largest_difference=float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0)),
         share_of_bound=np.inf if number else 0.0,
         problem=f"{number:,} differ" if number else None,
     )
@@ -112,8 +116,9 @@ def merge(rungs: Sequence[Rung]) -> Rung:
         name=rungs[0].name,
         sample=rungs[0].sample,
         count=sum(rung.count for rung in rungs),
-        largest_difference=max(rung.largest_difference for rung in rungs),
-        share_of_bound=max(rung.share_of_bound for rung in rungs),
+        # numpy's maximum is NaN where any of the numbers is; Python's may lose it.
+        largest_difference=float(np.max([rung.largest_difference for rung in rungs])),
+        share_of_bound=float(np.max([rung.share_of_bound for rung in rungs])),
         problem=next((rung.problem for rung in rungs if rung.problem), None),
     )
 

@@ -53,7 +53,7 @@ def predict(bundle: Bundle, source: BinaryIO, name: str, sink: BinaryIO, selecti
     model = TextModel(bundle.path / FILES.text_model, len(labels))
     encoder = msgspec.json.Encoder()
     number = 1
-    for lines in _batches(source):
+    for lines in _batches(source, name):
         texts, problem = _decode(lines, name, number)
         log_probs = model.log_probs(texts)
         sink.write(encoder.encode_lines([Line(row) for row in _select(log_probs, labels, selection)]))
@@ -63,13 +63,13 @@ def predict(bundle: Bundle, source: BinaryIO, name: str, sink: BinaryIO, selecti
         number += len(lines)
 
 
-def _batches(source: BinaryIO) -> Iterator[list[bytes]]:
+def _batches(source: BinaryIO, name: str) -> Iterator[list[bytes]]:
     """The lines that have come, without their ends, at most `MAX_BATCH` at a time.
 
     Reads from the descriptor itself: a buffered reader would wait for more before it hands out a line.
     """
     unfinished: list[bytes] = []
-    while data := os.read(source.fileno(), READ_BYTES):
+    while data := _read(source, name):
         unfinished.append(data)
         if b"\n" in data:
             *lines, rest = b"".join(unfinished).split(b"\n")
@@ -78,6 +78,15 @@ def _batches(source: BinaryIO) -> Iterator[list[bytes]]:
             unfinished = [rest]
     if last := b"".join(unfinished):
         yield [last]
+
+
+def _read(source: BinaryIO, name: str) -> bytes:
+    try:
+        return os.read(source.fileno(), READ_BYTES)
+    except OSError as error:
+        raise DataError(
+            f"{name}: cannot be read ({error.strerror}); name a file with a text in each line"
+        ) from error
 
 
 def _decode(lines: Sequence[bytes], name: str, first: int) -> tuple[list[str], DataError | None]:

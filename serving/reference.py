@@ -56,8 +56,10 @@ class Reference:
         rounding_scale = np.empty(len(texts))
         for row, (total, scale) in enumerate(self._sums(texts)):
             logits[row], rounding_scale[row] = total, scale
-        shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
-        log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        # Infinite weights give NaN here, which no comparison accepts.
+        with np.errstate(invalid="ignore"):
+            shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
+            log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return Scores(log_probs=log_probs, rounding_scale=rounding_scale)
 
     def _sums(self, texts: Sequence[str]) -> Iterator[tuple[Float64, float]]:

@@ -52,7 +52,7 @@ def load(path: Path, signature: Signature, *, provider: Provider = CPU) -> Any:
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file; the bundle is incomplete: get it again")
     try:
-        session = ort.InferenceSession(str(path), session_options(), providers=[provider])
+        session = ort.InferenceSession(str(path), session_options(), providers=[provider], enable_fallback=0)
     # onnxruntime's own error types have no common base but Exception.
     except Exception as error:
         raise ArtifactError(
@@ -63,6 +63,17 @@ def load(path: Path, signature: Signature, *, provider: Provider = CPU) -> Any:
     if found != signature:
         raise ArtifactError(f"{path}: expected {signature}, found {found}; the file is not this bundle's")
     return session
+
+
+def run(session: Any, path: Path, outputs: Sequence[str], inputs: dict[str, Any]) -> Any:
+    """Runs a session; raises ArtifactError where the model fails on its inputs."""
+    try:
+        return session.run(outputs, inputs)
+    # onnxruntime's own error types have no common base but Exception.
+    except Exception as error:
+        raise ArtifactError(
+            f"{path}: fails in onnxruntime {ort.__version__} ({first_line(error)}); get the bundle again"
+        ) from error
 
 
 def session_options() -> Any:
@@ -91,13 +102,14 @@ class TextModel:
     """`model.onnx`, ready to take texts."""
 
     def __init__(self, path: Path, num_labels: int) -> None:
+        self._path = path
         self._session = load(path, text_signature(num_labels))
 
     def predict(self, texts: Sequence[str]) -> tuple[Float32, list[str]]:
         """The log-probabilities [N, K] and the most probable labels [N] of texts without NUL; N may be 0."""
         strings = np.empty(len(texts), dtype=object)
         strings[:] = texts
-        log_probs, labels = self._session.run(["log_probs", "label"], {"text": strings})
+        log_probs, labels = run(self._session, self._path, ["log_probs", "label"], {"text": strings})
         return log_probs, labels.tolist()
 
     def log_probs(self, texts: Sequence[str]) -> Float32:
@@ -111,10 +123,11 @@ class BowModel:
     def __init__(
         self, path: Path, num_labels: int, vocabulary_size: int, *, provider: Provider = CPU
     ) -> None:
+        self._path = path
         self._session = load(path, bow_signature(num_labels, vocabulary_size), provider=provider)
 
     def log_probs(self, bow: Float32) -> Float32:
         """The log-probabilities [N, K] of counts [N, V]."""
-        (log_probs,) = self._session.run(["log_probs"], {"bow": bow})
+        (log_probs,) = run(self._session, self._path, ["log_probs"], {"bow": bow})
         found: Float32 = log_probs
         return found

@@ -25,29 +25,37 @@ class TorchScriptModel:
                 "bowsprit[train] is installed"
             ) from None
         self._torch = torch
+        self._path = path
         # A file object, since torch would put the path's name into the loaded module.
         with path.open("rb") as file, warnings.catch_warnings():
             # TorchScript is deprecated, and asked for: the README says why.
             warnings.simplefilter("ignore", DeprecationWarning)
             try:
                 self._module: Any = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[0]
-                raise ArtifactError(
-                    f"{path}: torch {torch.__version__} cannot load it ({reason}); get the bundle again"
-                ) from error
+            # torch raises RuntimeError for most, and IndexError, UnicodeDecodeError and others for some.
+            except Exception as error:
+                raise self._broken("cannot load it", error) from error
 
     def forward(self, bow: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Log-probabilities [N, K] of counts [N, V], in float32."""
-        with self._torch.no_grad():
-            log_probs: npt.NDArray[np.float32] = self._module(self._torch.from_numpy(bow)).numpy()
+        log_probs: npt.NDArray[np.float32] = self._run("forward", bow)
         return log_probs
 
     def score(self, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Log-probabilities [N, K] of bags, summed in float64."""
-        from_numpy = self._torch.from_numpy
-        with self._torch.no_grad():
-            log_probs: npt.NDArray[np.float64] = self._module.score(
-                from_numpy(ids), from_numpy(offsets)
-            ).numpy()
+        log_probs: npt.NDArray[np.float64] = self._run("score", ids, offsets)
         return log_probs
+
+    def _run(self, method: str, *arrays: npt.NDArray[Any]) -> Any:
+        """Raises ArtifactError where the method is missing or the file's code fails."""
+        try:
+            with self._torch.no_grad():
+                return getattr(self._module, method)(*map(self._torch.from_numpy, arrays)).numpy()
+        except Exception as error:
+            raise self._broken(f"fails in its {method}", error) from error
+
+    def _broken(self, what: str, error: Exception) -> ArtifactError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return ArtifactError(
+            f"{self._path}: torch {self._torch.__version__} {what} ({reason}); get the bundle again"
+        )

@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,8 @@ def read_safetensors(folder: Path) -> tuple[Float32, Float32]:
     path = folder / FILES.weights
     try:
         tensors = load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    # It raises AttributeError for a type that numpy lacks.
+    except (OSError, safetensors.SafetensorError, AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); get the bundle again") from error
     if set(tensors) != {"weight", "bias"} or any(value.dtype != np.float32 for value in tensors.values()):
         raise ArtifactError(
@@ -99,7 +101,7 @@ def _of_bow_model(model: onnx.ModelProto, folder: Path) -> Float32:
     tensors = _initializers(
         model, folder / FILES.bow_model, {"weight": TensorProto.FLOAT, "bias": TensorProto.FLOAT}
     )
-    weight, bias = (numpy_helper.to_array(tensors[name]) for name in ("weight", "bias"))
+    weight, bias = _arrays(tensors, folder / FILES.bow_model)
     return np.append(weight.ravel(), bias)
 
 
@@ -118,16 +120,24 @@ def _of_text_model(model: onnx.ModelProto, folder: Path, expected: Parameters) -
     for node in _nodes(model.graph):
         if node.op_type == "LabelEncoder":
             attributes = {attribute.name: attribute for attribute in node.attribute}
-            keys, ids = attributes["keys_strings"].strings, attributes["values_int64s"].ints
-            if list(keys) != words or list(ids) != list(range(len(words))):
+            wanted = {"keys_strings": words, "values_int64s": list(range(len(words)))}
+            found = {
+                name: list(attribute.strings or attribute.ints)
+                for name, attribute in attributes.items()
+                if name != "default_int64"
+            }
+            default = attributes.get("default_int64")
+            if found != wanted or default is None or default.i != len(words):
                 raise ArtifactError(
                     f"{path}: the words or their ids differ from {FILES.vocabulary}; get the bundle again"
                 )
     # The text model holds A transposed, with a row of zeros for unknown words, and b in float64.
-    table, bias = (numpy_helper.to_array(tensors[name]) for name in ("weight", "bias"))
-    if table[-1:].any() or not np.array_equal(bias, bias.astype(np.float32)):
+    table, bias = _arrays(tensors, path)
+    with np.errstate(over="ignore"):
+        rounded = bias.astype(np.float32)
+    if table.ndim != 2 or table[-1:].any() or not np.array_equal(bias, rounded):
         raise ArtifactError(f"{path}: its weights are not those of a trained model; get the bundle again")
-    return np.append(table[:-1].T.ravel(), bias.astype(np.float32))
+    return np.append(table[:-1].T.ravel(), rounded)
 
 
 def _of_torchscript(folder: Path, expected: Parameters) -> Float32:
@@ -135,11 +145,16 @@ def _of_torchscript(folder: Path, expected: Parameters) -> Float32:
     path = folder / FILES.torchscript
     try:
         with zipfile.ZipFile(path) as archive:
-            records = {name.split("/", 1)[-1]: archive.read(name) for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile) as error:
+            names = archive.namelist()
+            records = {name.split("/", 1)[-1]: archive.read(name) for name in names}
+    # zipfile raises RuntimeError for an encrypted entry, NotImplementedError for an unknown compression,
+    # zlib's own error, UnicodeDecodeError and others.
+    except Exception as error:
         raise ArtifactError(
             f"{path}: is not a TorchScript archive ({error}); get the bundle again"
         ) from error
+    if len(records) != len(names):
+        raise ArtifactError(f"{path}: two of its records have the same name; get the bundle again")
     for name in (FILES.vocabulary, FILES.labels):
         if records.get(f"extra/{name}") != (folder / name).read_bytes():
             raise ArtifactError(
@@ -165,6 +180,15 @@ def _initializers(
             "get the bundle again"
         )
     return tensors
+
+
+def _arrays(tensors: Mapping[str, onnx.TensorProto], path: Path) -> Iterator[npt.NDArray[Any]]:
+    """The initializers `weight` and `bias`; raises ArtifactError where the data are not of their shape."""
+    for name in ("weight", "bias"):
+        try:
+            yield numpy_helper.to_array(tensors[name])
+        except ValueError as error:
+            raise ArtifactError(f"{path}: {name} has no shape ({error}); get the bundle again") from error
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
