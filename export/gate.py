@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from export.bundle import Provenance
-from serving.bundle import FILES, read_lines
+from serving.bundle import FILES
 from serving.ladder import Sample, bag_rungs, climb, dense_rungs, samples
 from serving.parity import Rung, Tolerance
 from serving.reference import Reference
 from serving.session import BowModel, Provider
-from serving.verify import GoldenExample, torchscript_rungs
+from serving.verify import golden_rung, torchscript_rungs
 from serving.weights import Parameters
 
 
@@ -38,10 +38,9 @@ def climb_all(
     provider: an execution provider, beside the CPU's, that `bow.onnx` runs on.
     """
     reference = Reference.of(parameters.weight, parameters.bias, parameters.vocabulary)
-    golden = read_lines(folder / FILES.golden, GoldenExample)
-    texts = {"golden texts": [example.text for example in golden], **texts}
-    some = samples(reference, parameters.vocabulary, texts)
-    rungs = _eager_rungs(model, reference, some, tolerance)
+    golden, golden_texts = golden_rung(folder, reference, parameters.labels)
+    some = samples(reference, parameters.vocabulary, {"golden texts": golden_texts, **texts})
+    rungs = [golden, *_eager_rungs(model, reference, some, tolerance)]
     rungs += climb(folder, parameters, provenance.onnx_metadata(parameters.labels), some, tolerance)
     if provider is not None:
         num_labels, vocabulary_size = parameters.weight.shape

@@ -1,10 +1,13 @@
 """Whether onnxruntime can use an execution provider on this machine."""
 
+import contextlib
+import io
+
 import numpy as np
 import onnxruntime as ort
 
 from export import bow_graph
-from serving.session import Provider, first_line, session_options
+from serving.session import CPU, Provider, first_line, session_options
 
 
 def why_unusable(provider: Provider) -> str | None:
@@ -16,12 +19,13 @@ def why_unusable(provider: Provider) -> str | None:
     if name not in ort.get_available_providers():
         return f"this build of onnxruntime ({ort.__version__}) has no {name}"
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # the CUDA libraries that torch's wheels bring
+        # It prints each library that it cannot load, most of which are not needed.
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()  # the CUDA libraries that torch's wheels bring
     model = bow_graph.build(np.zeros((2, 1), np.float32), np.zeros(2, np.float32), {})
+    providers = [provider] if name == CPU[0] else [provider, CPU]
     try:
-        session = ort.InferenceSession(
-            model.SerializeToString(), session_options(), providers=[provider, "CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=providers)
         session.run(None, {"bow": np.zeros((1, 1), np.float32)})
     except Exception as error:  # noqa: BLE001 - onnxruntime's error types have no common base but Exception
         return first_line(error)

@@ -10,12 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from serving.bundle import FILES
 from serving.errors import PlatformError, SettingsError
 
 LATEST = "latest"
 """The symbolic link to the bundle that was published last."""
 
 _STAGING = ".staging-"
+"""What the name of a staging folder begins with. In it are, at one time or another:"""
+_BUNDLE, _REPLACED = "bundle", "replaced"
+"""The bundle until it is published, and the folder of the one that makes way for it, under its own name."""
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -30,14 +34,14 @@ def prepare_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
         for leftover in folder.glob(f"{_STAGING}*"):
-            _remove_if_abandoned(leftover)
+            _discard_if_abandoned(leftover)
 
 
 @contextlib.contextmanager
 def staging(output_dir: Path) -> Iterator[Path]:
-    """A folder of this process's own beside the bundles, gone at the end unless it was published.
+    """A folder to make a bundle in, gone at the end unless it was published.
 
-    It is locked while in use, so that other jobs can tell it from one that a killed job left behind.
+    What it is in is locked meanwhile, so that other jobs can tell it from one that a killed job left behind.
     """
     with _storage_errors(output_dir), contextlib.ExitStack() as stack:
         while True:
@@ -50,12 +54,15 @@ def staging(output_dir: Path) -> Iterator[Path]:
             # Another job may have taken it for abandoned before it was locked.
             if folder.exists():
                 break
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield folder
+        stack.callback(_discard, folder)
+        (folder / _BUNDLE).mkdir()
+        yield folder / _BUNDLE
 
 
 def publish(folder: Path, output_dir: Path, run_name: str, *, overwrite: bool) -> Path:
-    """Gives a finished bundle its name, then moves `latest` to it; returns where it is.
+    """Gives a bundle that was made in a staging folder its name, then moves `latest` to it.
+
+    Returns where it is.
 
     With `overwrite`, a bundle of that name is exchanged for the new one in one step (on file systems that
     cannot do this there is a moment in which neither has the name). Raises SettingsError where one appeared
@@ -63,8 +70,6 @@ def publish(folder: Path, output_dir: Path, run_name: str, *, overwrite: bool) -
     """
     target = output_dir / run_name
     with _storage_errors(output_dir):
-        # mkdtemp lets its owner alone in.
-        folder.chmod(0o755)
         for path in [*folder.iterdir(), folder]:
             _sync(path)
         if not os.path.lexists(target):
@@ -77,25 +82,28 @@ def publish(folder: Path, output_dir: Path, run_name: str, *, overwrite: bool) -
         else:
             _replace(folder, target)
         _sync(output_dir)
-    try:
-        _point(output_dir / LATEST, run_name)
-        _sync(output_dir)
-    except OSError as error:
-        raise PlatformError(
-            f"{output_dir / LATEST}: cannot be made to point at {run_name} ({error.strerror}); the bundle is "
-            f"whole and in {target}. Remove what has that name, or use a file system with symbolic links"
-        ) from error
+    _point_latest(output_dir, run_name, folder.parent / LATEST)
     return target
+
+
+def point_latest_again(output_dir: Path, run_name: str) -> None:
+    """Moves `latest` to a bundle that is published already, unless it is at a newer one.
+
+    A job that was killed between the two steps of publishing leaves it behind; its retry comes here.
+    """
+    with staging(output_dir) as folder:
+        if _written(output_dir / LATEST) < _written(output_dir / run_name):
+            _point_latest(output_dir, run_name, folder.parent / LATEST)
 
 
 def _replace(folder: Path, target: Path) -> None:
     if _exchange(folder, target):
         return  # `staging` removes the old one, which now has the folder's name
-    aside = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    target.rename(aside)
+    aside = folder.with_name(_REPLACED)
+    aside.mkdir()
+    # `_discard` puts it back should this end between the two.
+    target.rename(aside / target.name)
     folder.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -111,19 +119,41 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code))
 
 
-def _point(link: Path, target: str) -> None:
-    """Moves a symbolic link in one step."""
-    fresh = link.with_name(f"{_STAGING}{os.getpid()}-{link.name}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
+def _point_latest(output_dir: Path, run_name: str, fresh: Path) -> None:
+    """Moves `latest` in one step; `fresh` is where the new link is made."""
+    link = output_dir / LATEST
     try:
+        if os.path.lexists(link) and not link.is_symlink():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        fresh.symlink_to(run_name)
         fresh.replace(link)
+        _sync(output_dir)
+    except OSError as error:
+        raise PlatformError(
+            f"{link}: cannot be made to point at {run_name} ({error.strerror}); the bundle is "
+            f"whole and in {output_dir / run_name}. Remove what has that name, or use a file system with "
+            "symbolic links"
+        ) from error
+
+
+def _written(bundle: Path) -> int:
+    """When a bundle's manifest, its last file, was written; 0 where there is none."""
+    try:
+        return (bundle / FILES.manifest).stat().st_mtime_ns
     except OSError:
-        fresh.unlink()
-        raise
+        return 0
 
 
-def _remove_if_abandoned(path: Path) -> None:
+def _discard(folder: Path) -> None:
+    """Removes a staging folder; a bundle that was to make way gets its name back if nothing has it."""
+    with contextlib.suppress(OSError):
+        for replaced in (folder / _REPLACED).iterdir():
+            if not os.path.lexists(folder.parent / replaced.name):
+                replaced.rename(folder.parent / replaced.name)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _discard_if_abandoned(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         return
     try:
@@ -132,7 +162,7 @@ def _remove_if_abandoned(path: Path) -> None:
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path, ignore_errors=True)
+        _discard(path)
     except OSError:
         pass  # in use, or no such locks here
     finally:

@@ -12,7 +12,7 @@ from export.bundle import Provenance, seal, write_model
 from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
-from export.publish import prepare_folder, publish, staging
+from export.publish import point_latest_again, prepare_folder, publish, staging
 from job import metrics, tutorial
 from job.batches import Batch, prepare_batches
 from job.dataset import DataSpec, TooManyRejected
@@ -51,6 +51,7 @@ def run(settings: Settings, output: Output) -> Path:
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
     bundle = settings.output_dir / run_name
     if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
+        point_latest_again(settings.output_dir, run_name)
         output.already_published(bundle)
         return bundle
     for use, names in unseen_labels(inputs).items():

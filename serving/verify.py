@@ -53,9 +53,9 @@ def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = Fal
     check_files(bundle)
     parameters = read_parameters(bundle)
     reference = Reference.of(parameters.weight, parameters.bias, parameters.vocabulary)
-    golden, examples = _golden(bundle, reference)
+    golden, texts = golden_rung(path, reference, bundle.manifest.labels)
     tolerance = Tolerance()
-    some = samples(reference, parameters.vocabulary, {"golden texts": [example.text for example in examples]})
+    some = samples(reference, parameters.vocabulary, {"golden texts": texts})
     manifest = bundle.manifest
     metadata = onnx_metadata(manifest.labels, manifest.features, manifest.settings, manifest.data)
     rungs = [golden, *climb(path, parameters, metadata, some, tolerance)]
@@ -89,11 +89,10 @@ def torchscript_rungs(
     ]
 
 
-def _golden(bundle: Bundle, reference: Reference) -> tuple[Rung, list[GoldenExample]]:
-    """The reference against what was written down when the model was trained."""
-    path = bundle.path / FILES.golden
+def golden_rung(folder: Path, reference: Reference, labels: Sequence[str]) -> tuple[Rung, list[str]]:
+    """The reference against what was written down when the model was trained, and the texts of that."""
+    path = folder / FILES.golden
     examples = read_lines(path, GoldenExample)
-    labels = bundle.manifest.labels
     if any(len(example.log_probs) != len(labels) for example in examples) or not examples:
         raise ArtifactError(
             f"{path}: expected texts with {len(labels):,} log-probabilities; get the bundle again"
@@ -103,7 +102,8 @@ def _golden(bundle: Bundle, reference: Reference) -> tuple[Rung, list[GoldenExam
         raise ArtifactError(
             f"{path}: a label is not the most probable one; the bundle was altered: get it again"
         )
-    scores = reference.score([example.text for example in examples])
+    texts = [example.text for example in examples]
+    scores = reference.score(texts)
     rung = compare(
         "reference",
         "golden texts",
@@ -112,4 +112,4 @@ def _golden(bundle: Bundle, reference: Reference) -> tuple[Rung, list[GoldenExam
         GOLDEN_TOLERANCE,
         float32_sums=False,
     )
-    return rung, examples
+    return rung, texts

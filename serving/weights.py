@@ -13,7 +13,7 @@ import safetensors
 from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file
 
-from serving.bundle import FILES
+from serving.bundle import FILES, read_lines
 from serving.errors import ArtifactError
 from serving.parity import Rung, compare_exactly
 
@@ -64,6 +64,9 @@ def compare_weights(folder: Path, expected: Parameters, metadata: Mapping[str, s
         ),
         FILES.torchscript: lambda: _of_torchscript(folder, expected),
     }
+    for name, names in ((FILES.vocabulary, expected.vocabulary), (FILES.labels, expected.labels)):
+        if read_lines(folder / name, str) != list(names):
+            raise ArtifactError(f"{folder / name}: is not what the model was made with; get the bundle again")
     wanted = np.append(expected.weight.ravel(), expected.bias)
     # One after the other, so that only one file's weights are in memory beside the expected ones.
     return [compare_exactly(name, "weights", read(), wanted) for name, read in readers.items()]
