@@ -11,7 +11,7 @@ import structlog
 from job import log
 from job.cli import Command, help_text, parse, settings_table, version_text
 from job.settings import Settings, load_settings
-from serving.errors import BowspritError, ExitCode
+from serving.errors import BowspritError, ExitCode, PlatformError
 
 
 class Terminated(BaseException):
@@ -25,21 +25,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
     try:
         match parse(argv):
             case Command.HELP:
-                sys.stdout.write(help_text() + "\n")
+                _print(help_text())
             case Command.VERSION:
-                sys.stdout.write(version_text() + "\n")
+                _print(version_text())
             case Command.PRINT_SETTINGS:
-                sys.stdout.write(settings_table(load_settings(environ), environ) + "\n")
+                _print(settings_table(load_settings(environ), environ))
             case Command.TRAIN:
                 _train(load_settings(environ), for_people=for_people)
-        sys.stdout.flush()
     except BowspritError as error:
         _say("failed", "\n".join([str(error), *getattr(error, "__notes__", [])]), for_people=for_people)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read the output has enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
     except (KeyboardInterrupt, Terminated):
         _say("interrupted", "interrupted: nothing was published; run it again", for_people=for_people)
         return ExitCode.INTERRUPTED
@@ -57,10 +52,24 @@ def _train(settings: Settings, *, for_people: bool) -> None:
     run(settings, Output(for_people))
 
 
+def _print(text: str) -> None:
+    """Writes what was asked for; quietly stops where whoever read it has enough."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise PlatformError(
+                f"standard output: cannot be written ({error.strerror}); check the disk that it goes to"
+            ) from error
+
+
 def _say(event: str, message: str, *, for_people: bool) -> None:
     """Says on standard error why there is no bundle."""
     if for_people:
-        sys.stderr.write(f"error: {message}\n")
+        log.write(sys.stderr, f"error: {message}\n")
     else:
         structlog.get_logger().error(event, reason=message)
 
@@ -69,6 +78,17 @@ def _terminate(_signal: int, _frame: object) -> NoReturn:
     raise Terminated
 
 
+def _open_missing_streams() -> None:
+    """Gives the standard streams that are closed to /dev/null: files opened next would get their numbers."""
+    for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115 - for good
+            if stream.fileno() != number:
+                os.dup2(stream.fileno(), number)
+            setattr(sys, name, stream)
+
+
 if __name__ == "__main__":
+    _open_missing_streams()
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main(sys.argv[1:], os.environ))

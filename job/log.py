@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -49,6 +49,19 @@ def configure(log_format: LogFormat) -> bool:
     return not as_json
 
 
+def write(stream: TextIO, text: str) -> None:
+    """Writes what a run has to say; where nobody takes it any more, the run goes on without.
+
+    A closed pipe or a full disk under a log file must not cost hours of training.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        # What is buffered would fail again, at the latest when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class _Stderr:
     """Writes to what `sys.stderr` is at that moment: a progress bar replaces it while it is on the screen."""
 
@@ -56,8 +69,7 @@ class _Stderr:
         pass
 
     def msg(self, line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        write(sys.stderr, line + "\n")
 
     debug = info = warning = error = critical = exception = msg
 

@@ -9,6 +9,7 @@ import structlog
 from job import metrics, tutorial
 from job.device import Device
 from job.inputs import Inputs
+from job.log import write
 from job.metrics import Metrics
 from job.prepare import Prepared
 from job.tutorial import Snapshot
@@ -119,5 +120,4 @@ class Output:
             log.info("already_published", bundle=str(bundle), advice=advice)
 
     def _print(self, text: str) -> None:
-        sys.stdout.write("\n" + text)
-        sys.stdout.flush()
+        write(sys.stdout, "\n" + text)

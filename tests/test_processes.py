@@ -119,6 +119,32 @@ def test_a_killed_job_leaves_nothing_that_looks_like_a_bundle(tmp_path: Path) ->
     assert sorted(path.name for path in output.iterdir()) == ["latest", "run"]
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", "<&- >&- 2>&-", "2>&1 | head -1"])
+def test_a_run_whose_output_nobody_takes_goes_on(tmp_path: Path, streams: str, log_format: str) -> None:
+    """If it failed, a full log disk or a closed terminal would cost hours of training."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BOW_")}
+    environ |= {"BOW_TRAIN_DATA": "tutorial", "BOW_OUTPUT_DIR": str(tmp_path), "BOW_LOG_FORMAT": log_format}
+    command = f"set -o pipefail; {sys.executable} -m job {streams}"
+    subprocess.run(
+        ["bash", "-c", command],
+        cwd=REPOSITORY,
+        env=environ | {"BOW_DEVICE": "cpu", "BOW_RUN_NAME": "run"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert open_bundle(tmp_path / "run").bundle_id
+
+
+def test_help_on_a_full_disk_ends_in_74() -> None:
+    """If it failed, half a help page would pass for the whole, or look like a bug of ours."""
+    command = f"{sys.executable} -m job --help >/dev/full"
+    done = subprocess.run(command, shell=True, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == ExitCode.PLATFORM
+    assert "standard output: cannot be written (No space left on device)" in done.stderr
+
+
 def test_a_closed_pipe_ends_help_quietly(tmp_path: Path) -> None:
     """If it failed, `python -m job --help | head` would end in a traceback."""
     command = f"{sys.executable} -m job --help | head -1"
