@@ -31,12 +31,15 @@ class BowClassifier(nn.Module):
         offsets: int64 [N + 1], from 0 to nnz, ascending.
 
         Sums in float64, because float32 sums of a word that stands 2,000 times are thousands of
-        tolerances off; only the rows of A that are named are converted.
+        tolerances off; only the columns of A that are named are converted, for so many labels at a time
+        that they take 128 MiB at most (or what one label takes).
         """
-        rows = self.weight.index_select(1, ids).t().double()  # [nnz, K]
         places = torch.arange(ids.numel(), device=ids.device)
-        sums = F.embedding_bag(places, rows, offsets, mode="sum", include_last_offset=True)
-        return F.log_softmax(sums + self.bias.double(), dim=1)
+        parts = []
+        for weight in self.weight.split(max(1, 16777216 // max(1, ids.numel()))):
+            columns = weight.index_select(1, ids).t().double()  # [nnz, labels]
+            parts.append(F.embedding_bag(places, columns, offsets, mode="sum", include_last_offset=True))
+        return F.log_softmax(torch.cat(parts, dim=1) + self.bias.double(), dim=1)
 
 
 @torch.no_grad()

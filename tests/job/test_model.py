@@ -53,6 +53,20 @@ def test_score_sums_in_float64() -> None:
     assert log_probs[0, 1].item() == pytest.approx(weight[1] - weight[0], rel=1e-12)
 
 
+def test_score_takes_many_labels_in_parts() -> None:
+    """If it failed, a long text at many labels would get the parts in another order, or lose one."""
+    torch.manual_seed(0)
+    model = BowClassifier(41, 6)
+    initialize_uniform(model)
+    ids = torch.randint(0, 6, (1 << 20,))
+    offsets = torch.tensor([0, 5, 1 << 20])
+    bow = torch.stack([torch.bincount(part, minlength=6) for part in (ids[:5], ids[5:])])
+    with torch.no_grad():
+        log_probs = model.score(ids, offsets)
+        expected = model.double()(bow.double())
+    torch.testing.assert_close(log_probs, expected, rtol=1e-9, atol=1e-6)
+
+
 def test_weights_come_back_from_safetensors() -> None:
     """If it failed, the published weights could not be loaded into the model again."""
     model = BowClassifier(3, 6)
