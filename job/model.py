@@ -36,7 +36,7 @@ class BowClassifier(nn.Module):
         """
         places = torch.arange(ids.numel(), device=ids.device)
         parts = []
-        for weight in self.weight.split(max(1, 16777216 // max(1, ids.numel()))):
+        for weight in torch.split(self.weight, max(1, 16777216 // max(1, ids.numel()))):
             columns = weight.index_select(1, ids).t().double()  # [nnz, labels]
             parts.append(F.embedding_bag(places, columns, offsets, mode="sum", include_last_offset=True))
         return F.log_softmax(torch.cat(parts, dim=1) + self.bias.double(), dim=1)
