@@ -96,10 +96,7 @@ def test_a_file_that_is_something_else_is_refused(copy: Path, case: str) -> None
 MODEL_CODE = "archive/code/__torch__/job/model.py"
 TORCHSCRIPT: dict[str, tuple[Damage, str]] = {
     "bias left out of score": (
-        in_record(
-            MODEL_CODE,
-            lambda it: it.replace(b"torch.add(sums, torch.to(bias, 7))", b"torch.add(sums, sums)"),
-        ),
+        in_record(MODEL_CODE, lambda it: it.replace(b"torch.to(bias, 7)", b"torch.mul(bias, 0)")),
         "model.ts, score on",
     ),
     "no log softmax in forward": (
@@ -107,7 +104,9 @@ TORCHSCRIPT: dict[str, tuple[Damage, str]] = {
         "model.ts, forward on",
     ),
     "sums in float32": (
-        in_record(MODEL_CODE, lambda it: it.replace(b"rows = torch.to(_4, 7)", b"rows = torch.to(_4, 6)")),
+        in_record(
+            MODEL_CODE, lambda it: it.replace(b"columns = torch.to(torch.t(_8), 7)", b"columns = torch.t(_8)")
+        ),
         "model.ts",
     ),
     "no code": (
