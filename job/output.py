@@ -12,6 +12,7 @@ from job.inputs import Inputs
 from job.log import write
 from job.metrics import Metrics
 from job.prepare import Prepared
+from job.settings import Settings
 from job.tutorial import Snapshot
 from serving.parity import Rung, by_name
 from serving.table import rungs_table
@@ -39,6 +40,17 @@ class Output:
         """What was read, and what could not be used."""
         for use, corpus in inputs.corpora.items():
             log.info("data", use=use, rows=corpus.num_rows, rejected=inputs.records[use].rejected)
+
+    def learning_plan(self, settings: Settings, num_rows: int) -> None:
+        """What was chosen where the settings left it open, with the rest of the plan."""
+        log.info(
+            "learning_plan",
+            rows=num_rows,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            optimizer=settings.optimizer,
+        )
 
     def rejected(self, number: int, path: Path) -> None:
         """Where the rejected rows are listed."""

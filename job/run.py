@@ -16,6 +16,7 @@ from export.publish import point_latest_again, prepare_folder, publish, staging
 from job import metrics, tutorial
 from job.batches import Batch, prepare_batches
 from job.dataset import DataSpec, TooManyRejected
+from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
 from job.identity import default_name, is_published
 from job.inputs import Inputs, read_inputs
@@ -48,6 +49,7 @@ def run(settings: Settings, output: Output) -> Path:
     with clock.stage("read"):
         inputs = _read(settings, num_threads)
     output.inputs(inputs)
+    settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
     bundle = settings.output_dir / run_name
     if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
@@ -135,6 +137,14 @@ def _read(settings: Settings, num_threads: int) -> Inputs:
         raise
 
 
+def _complete(settings: Settings, inputs: Inputs, output: Output) -> Settings:
+    num_rows = inputs.corpora["train"].num_rows
+    completed = complete(settings, num_rows)
+    if completed != settings:
+        output.learning_plan(completed, num_rows)
+    return completed
+
+
 def _list_rejected(inputs: Inputs, path: Path, output: Output) -> None:
     """Lists the rejected rows beside the bundle; a list that an earlier run left there goes."""
     if len(inputs.rejected):
@@ -166,6 +176,7 @@ def _initialize(settings: Settings, inputs: Inputs, prepared: Prepared) -> BowCl
 
 
 def _batches(settings: Settings, prepared: Prepared, device: Device, num_threads: int) -> list[Batch]:
+    assert settings.batch_size is not None
     batches = prepare_batches(
         prepared.corpora["train"],
         batch_size=settings.batch_size,
@@ -184,6 +195,8 @@ def _train(
     device: Device,
     output: Output,
 ) -> tuple[TrainState, list[EpochResult]]:
+    assert settings.epochs is not None
+    assert settings.learning_rate is not None
     optimizer = Optimizer(name=settings.optimizer, weight_decay=settings.weight_decay)
     plan = Plan(
         epochs=settings.epochs,

@@ -108,17 +108,21 @@ class Settings(BaseSettings):
     seed: Shaping[Annotated[int, Field(ge=0, le=2**32 - 1)]] = 1
     """Decides every random choice: initial weights, the order of rows, the validation split."""
 
-    epochs: Shaping[Count] = 5
-    """How many times training goes over the data. Time grows in proportion."""
+    epochs: Shaping[Count | None] = Field(default=None, examples=[5])
+    """How many times training goes over the data. Time grows in proportion. Unset, chosen by the number of
+    training rows: 10 where they are few, 3 where they are many."""
 
-    batch_size: Shaping[Count] = 512
-    """Texts per update. Larger is faster, and may need a higher learning rate or more epochs."""
+    batch_size: Shaping[Count | None] = Field(default=None, examples=[1024])
+    """Texts per update. Larger is faster. Unset, chosen by the number of training rows: about an eighth of
+    them, at most 16384."""
 
     optimizer: Shaping[Literal["sgd", "adagrad", "adam", "rmsprop"]] = "adagrad"
     """How a gradient becomes an update. All but `sgd` keep one or two more numbers per weight in memory."""
 
-    learning_rate: Shaping[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = 0.5
-    """The size of the first update; adam and rmsprop want far smaller ones (about 0.01)."""
+    learning_rate: Shaping[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(
+        default=None, examples=[0.25]
+    )
+    """The size of the first update. Unset, chosen by the optimizer: 0.25 for adagrad."""
 
     learning_rate_schedule: Shaping[Literal["constant", "linear"]] = "linear"
     """`linear` lets the learning rate fall to zero at the last update; `constant` keeps it."""

@@ -14,7 +14,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.mark.parametrize(
     ("name", "extension", "at_least"),
-    [("banking77", "csv", 0.845), ("clinc150", "jsonl", 0.885), ("lingua75", "tsv", 0.915)],
+    [("banking77", "csv", 0.85), ("clinc150", "jsonl", 0.89), ("lingua75", "tsv", 0.94)],
 )
 def test_the_defaults_learn(tmp_path: Path, name: str, extension: str, at_least: float) -> None:
     """If it failed, a newcomer's first model would be worse than that of the tool they come from."""
