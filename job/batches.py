@@ -8,35 +8,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from job.corpus import Corpus, take_rows
+from job.corpus import Corpus, Ids, take_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordBlock:
+    """Some of the words of a batch, and the rows in which they stand: u words."""
+
+    words: Tensor
+    """Their ids, ascending: int32 [u]."""
+    rows: Tensor
+    """The row of every token, ascending within a word: int32 [n]."""
+    offsets: Tensor
+    """The word at place j is in `rows[offsets[j]:offsets[j + 1]]`: int32 [u + 1]."""
+
+    def to(self, device: torch.device) -> "WordBlock":
+        """The same block on a device."""
+        return WordBlock(
+            words=self.words.to(device), rows=self.rows.to(device), offsets=self.offsets.to(device)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B rows as a sparse count matrix over the U words that occur in them, in both directions."""
+    """B rows as a sparse count matrix in both directions: by row, and by word."""
 
-    features: Tensor
-    """The ids of the words that occur, ascending: int32 [U]."""
-    words: Tensor
-    """By row: the place in `features` of every token: int32 [nnz]."""
+    ids: Tensor
+    """The word ids of every row's tokens: int32 [nnz]."""
     offsets: Tensor
-    """Row i is `words[offsets[i]:offsets[i + 1]]`: int32 [B + 1]."""
-    rows: Tensor
-    """By word: the row of every token, ascending within a word: int32 [nnz]."""
-    feature_offsets: Tensor
-    """The word at place j is in `rows[feature_offsets[j]:feature_offsets[j + 1]]`: int32 [U + 1]."""
+    """Row i is `ids[offsets[i]:offsets[i + 1]]`: int32 [B + 1]."""
     labels: Tensor
     """int64 [B]."""
+    blocks: tuple[WordBlock, ...]
+    """Every word that occurs is in one of them."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         return Batch(
-            features=self.features.to(device),
-            words=self.words.to(device),
+            ids=self.ids.to(device),
             offsets=self.offsets.to(device),
-            rows=self.rows.to(device),
-            feature_offsets=self.feature_offsets.to(device),
             labels=self.labels.to(device),
+            blocks=tuple(block.to(device) for block in self.blocks),
         )
 
 
@@ -58,33 +70,58 @@ def batch_order(num_batches: int, *, seed: int, epoch: int, shuffle: bool) -> li
 
 
 def prepare_batches(
-    corpus: Corpus, *, batch_size: int, seed: int, shuffle: bool, num_threads: int
+    corpus: Corpus, *, batch_size: int, block_size: int, seed: int, shuffle: bool, num_threads: int
 ) -> list[Batch]:
-    """Cuts the corpus into batches of `batch_size` rows (the last may be smaller), on the CPU."""
+    """Cuts the corpus into batches of `batch_size` rows (the last may be smaller), on the CPU.
+
+    block_size: words of a block, at most.
+    """
     order = row_order(corpus.num_rows, seed=seed, shuffle=shuffle)
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     with ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(lambda rows: prepare_batch(corpus, rows), parts))
+        return list(pool.map(lambda rows: prepare_batch(corpus, rows, block_size=block_size), parts))
 
 
-def prepare_batch(corpus: Corpus, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Batch:
+def prepare_batch(
+    corpus: Corpus, rows: np.ndarray[tuple[int], np.dtype[np.int64]], *, block_size: int
+) -> Batch:
     """One batch of the named rows."""
     ids, offsets = take_rows(corpus.ids, corpus.offsets, rows)
     row_of_token = np.repeat(np.arange(len(rows), dtype=np.int32), np.diff(offsets))
-    by_word = np.argsort(ids, kind="stable")
-    sorted_ids = ids[by_word]
+    by_word = sort_order(ids)
+    sorted_ids, sorted_rows = ids[by_word], row_of_token[by_word]
     is_first = np.ones(len(ids), dtype=bool)
     np.not_equal(sorted_ids[1:], sorted_ids[:-1], out=is_first[1:])
-    words = np.empty(len(ids), dtype=np.int32)
-    words[by_word] = np.cumsum(is_first, dtype=np.int32) - 1
-    starts = np.flatnonzero(is_first)
+    starts = np.append(np.flatnonzero(is_first), len(ids))
+    words = sorted_ids[starts[:-1]]
     return Batch(
-        features=torch.from_numpy(sorted_ids[starts]),
-        words=torch.from_numpy(words),
+        ids=torch.from_numpy(ids),
         offsets=torch.from_numpy(offsets.astype(np.int32)),
-        rows=torch.from_numpy(row_of_token[by_word]),
-        feature_offsets=torch.from_numpy(np.append(starts, len(ids)).astype(np.int32)),
         labels=torch.from_numpy(corpus.labels[rows]),
+        blocks=tuple(
+            _block(words[first : first + block_size], sorted_rows, starts[first : first + block_size + 1])
+            for first in range(0, len(words), block_size)
+        ),
+    )
+
+
+def sort_order(ids: Ids) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The stable order that sorts non-negative ids, [n]: half by half, since numpy sorts 16 bits by radix.
+
+    >>> sort_order(np.array([70_000, 3, 70_000, 1], np.int32)).tolist()
+    [3, 1, 0, 2]
+    """
+    order = np.argsort((ids & 0xFFFF).astype(np.uint16), kind="stable")
+    if len(ids) and int(ids.max()) > 0xFFFF:
+        order = order[np.argsort((ids >> 16).astype(np.uint16)[order], kind="stable")]
+    return order
+
+
+def _block(words: Ids, rows: Ids, starts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> WordBlock:
+    return WordBlock(
+        words=torch.from_numpy(words),
+        rows=torch.from_numpy(rows[starts[0] : starts[-1]]),
+        offsets=torch.from_numpy((starts - starts[0]).astype(np.int32)),
     )
 
 

@@ -34,7 +34,7 @@ class Meter:
     def add(self, batch: Batch) -> None:
         """Counts one update."""
         self.steps += 1
-        self.tokens += batch.words.numel()
+        self.tokens += batch.ids.numel()
 
     @property
     def seconds(self) -> float:

@@ -28,7 +28,7 @@ from job.prepare import Prepared, prepare, unseen_labels
 from job.progress import show_progress
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts, peak_memory
 from job.settings import Settings, not_shaping, shaping
-from job.trainer import EpochResult, Plan, TrainState, evaluate, finish, start, train
+from job.trainer import EpochResult, Plan, TrainState, block_size, evaluate, finish, start, train
 from serving.bundle import FILES, open_bundle
 from serving.features import FeatureSpec
 from serving.parity import Rung, Tolerance, check
@@ -69,7 +69,7 @@ def run(settings: Settings, output: Output) -> Path:
         model = _initialize(settings, inputs, prepared)
         before = tutorial.snapshot(model) if inputs.is_tutorial else None
         with clock.stage("batches"):
-            batches = _batches(settings, prepared, device, num_threads)
+            batches = _batches(settings, inputs, prepared, device, num_threads)
         with clock.stage("train"):
             state, epochs = _train(settings, model, batches, prepared, device, output)
         with clock.stage("evaluate"):
@@ -175,11 +175,14 @@ def _initialize(settings: Settings, inputs: Inputs, prepared: Prepared) -> BowCl
     return model
 
 
-def _batches(settings: Settings, prepared: Prepared, device: Device, num_threads: int) -> list[Batch]:
+def _batches(
+    settings: Settings, inputs: Inputs, prepared: Prepared, device: Device, num_threads: int
+) -> list[Batch]:
     assert settings.batch_size is not None
     batches = prepare_batches(
         prepared.corpora["train"],
         batch_size=settings.batch_size,
+        block_size=block_size(len(inputs.label_names), device.torch_device),
         seed=settings.seed,
         shuffle=settings.shuffle,
         num_threads=num_threads,

@@ -22,6 +22,9 @@ CHECK_EVERY = 256
 """Steps between two looks at the loss; each look waits for the device."""
 MAX_WEIGHT = 1e15
 """No weight of a model that learned anything comes near it."""
+CACHE_CELLS = 1 << 18
+"""Weights of a block that is updated at once on the CPU: 1 MiB, and as much each for the gradient and the
+optimizer's state."""
 MAX_CHUNK_ROWS = 1 << 16
 MAX_CHUNK_CELLS = 1 << 24
 """Rows, and rows times labels, that `evaluate` takes at once."""
@@ -95,6 +98,11 @@ def finish(state: TrainState, model: BowClassifier) -> None:
     model.bias.copy_(state.bias)
 
 
+def block_size(num_labels: int, device: torch.device) -> int:
+    """Words of a block: as many as fit the cache; on a GPU all, since each block costs several launches."""
+    return max(1, CACHE_CELLS // num_labels) if device.type == "cpu" else 1 << 31
+
+
 def learning_rate_at(step: int, num_steps: int, *, peak: float, schedule: Schedule) -> float:
     """The learning rate of a step (from 0): a pure function of the step.
 
@@ -152,31 +160,34 @@ def train(
 def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learning_rate: float) -> Tensor:
     """One update from B rows; returns the sum of their NLL losses before it, a scalar on the device.
 
-    With X [B, U] the counts of the batch's words, W [U, K] their rows of A and Y [B, K] the labels one-hot:
+    With X [B, V] the counts of the batch's words and Y [B, K] the labels one-hot:
 
-        logits = X W + b              the gradient of the mean loss: G = (softmax(logits) - Y) / B
-        dW     = X^T G                db = sum of G over rows
+        logits = X A^T + b            the gradient of the mean loss: G = (softmax(logits) - Y) / B
+        dA^T   = X^T G                db = sum of G over rows
 
-    X is never built: both products are bags of rows summed, by row and by word.
+    X is never built: both products are bags of rows summed, by row and by word. Only the rows of A^T whose
+    words occur are read and written, block by block, so that what an update needs stays in the cache.
     """
-    weight = state.table.index_select(0, batch.features)  # [U, K]
-    sums = F.embedding_bag(batch.words, weight, batch.offsets, mode="sum", include_last_offset=True)
-    log_probs = F.log_softmax(sums + state.bias, dim=1)  # [B, K]
+    sums = F.embedding_bag(batch.ids, state.table, batch.offsets, mode="sum", include_last_offset=True)
+    log_probs = F.log_softmax(sums.add_(state.bias), dim=1)  # [B, K]
     labels = batch.labels.unsqueeze(1)
     loss = log_probs.gather(1, labels).sum().neg_()
 
     gradient = log_probs.exp_()
     gradient.scatter_add_(1, labels, gradient.new_full(labels.shape, -1.0))
     gradient.div_(len(batch.labels))
-    weight_gradient = F.embedding_bag(
-        batch.rows, gradient, batch.feature_offsets, mode="sum", include_last_offset=True
-    )
 
     state.step += 1
-    slots = tuple(slot.index_select(0, batch.features) for slot in state.table_slots)
-    optimizer.update(weight, weight_gradient, slots, learning_rate=learning_rate, step=state.step)
-    for full, rows in zip((state.table, *state.table_slots), (weight, *slots), strict=True):
-        full.index_copy_(0, batch.features.long(), rows)
+    for block in batch.blocks:
+        block_gradient = F.embedding_bag(
+            block.rows, gradient, block.offsets, mode="sum", include_last_offset=True
+        )  # [u, K]
+        touched = tuple(full.index_select(0, block.words) for full in (state.table, *state.table_slots))
+        optimizer.update(
+            touched[0], block_gradient, touched[1:], learning_rate=learning_rate, step=state.step
+        )
+        for full, rows in zip((state.table, *state.table_slots), touched, strict=True):
+            full.index_copy_(0, block.words.long(), rows)
     optimizer.update(
         state.bias, gradient.sum(0), state.bias_slots, learning_rate=learning_rate, step=state.step
     )

@@ -13,9 +13,7 @@ from job.trainer import EpochResult
 
 def batch(num_tokens: int) -> Batch:
     some = torch.zeros(num_tokens, dtype=torch.int32)
-    return Batch(
-        features=some, words=some, offsets=some, rows=some, feature_offsets=some, labels=torch.zeros(2)
-    )
+    return Batch(ids=some, offsets=some, labels=torch.zeros(2), blocks=())
 
 
 def result(epoch: int, accuracy: float | None = None) -> EpochResult:

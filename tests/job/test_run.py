@@ -106,7 +106,7 @@ def test_another_runs_bundle_is_not_replaced_unasked(tmp_path: Path, data: Path)
     bundle_id = open_bundle(bundle).bundle_id
     with pytest.raises(SettingsError, match="of another run, with other epochs"):
         train(tmp_path / "out", data, run_name="mine", epochs=2)
-    with pytest.raises(SettingsError, match="with other .*train data"):
+    with pytest.raises(SettingsError, match=r"with other .*train data"):
         train(tmp_path / "out", write_tsv(tmp_path / "o.tsv", TEXTS), run_name="mine")
     assert open_bundle(bundle).bundle_id == bundle_id
     train(tmp_path / "out", data, run_name="mine", epochs=2, overwrite=True)

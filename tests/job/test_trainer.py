@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from job.batches import Batch, batch_order, prepare_batch, prepare_batches, row_order
+from job.batches import Batch, batch_order, prepare_batch, prepare_batches, row_order, sort_order
 from job.corpus import Corpus, offsets_of
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer, OptimizerName
@@ -23,6 +23,8 @@ from serving.errors import ExitCode, TrainingError
 
 CPU = torch.device("cpu")
 NUM_WORDS, NUM_LABELS = 40, 5
+BLOCK_SIZE = 7
+PLAN = Plan(epochs=2, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
 
 
 def random_corpus(num_rows: int, *, seed: int = 0, max_tokens: int = 12) -> Corpus:
@@ -51,7 +53,7 @@ def random_model(seed: int = 0) -> BowClassifier:
 
 
 def batch_of(corpus: Corpus) -> Batch:
-    return prepare_batch(corpus, np.arange(corpus.num_rows))
+    return prepare_batch(corpus, np.arange(corpus.num_rows), block_size=BLOCK_SIZE)
 
 
 def autograd(model: BowClassifier, corpus: Corpus) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,7 +144,12 @@ def run_training(*, seed: int = 1, num_threads: int = 1, validation: Corpus | No
     model = random_model()
     optimizer = Optimizer(name="adagrad", weight_decay=0)
     batches = prepare_batches(
-        random_corpus(500), batch_size=32, seed=seed, shuffle=True, num_threads=num_threads
+        random_corpus(500),
+        batch_size=32,
+        block_size=BLOCK_SIZE,
+        seed=seed,
+        shuffle=True,
+        num_threads=num_threads,
     )
     state = start(model, optimizer, CPU)
     plan = Plan(epochs=3, learning_rate=0.5, schedule="linear", seed=seed, shuffle=True)
@@ -184,7 +191,9 @@ def test_batches_hold_every_row_once_in_both_directions() -> None:
     """If it failed, rows would be lost or counted twice, or the gradient would go to other words."""
     corpus = random_corpus(50)
     rows = row_order(50, seed=3, shuffle=True)
-    batches = prepare_batches(corpus, batch_size=16, seed=3, shuffle=True, num_threads=2)
+    batches = prepare_batches(
+        corpus, batch_size=16, block_size=BLOCK_SIZE, seed=3, shuffle=True, num_threads=2
+    )
     assert [len(batch.labels) for batch in batches] == [16, 16, 16, 2]
     counts = dense(corpus)
     for number, batch in enumerate(batches):
@@ -192,13 +201,51 @@ def test_batches_hold_every_row_once_in_both_directions() -> None:
         by_row = torch.zeros_like(expected)
         by_word = torch.zeros_like(expected)
         for row in range(len(batch.labels)):
-            for word in batch.words[batch.offsets[row] : batch.offsets[row + 1]]:
-                by_row[row, batch.features[word]] += 1
-        for place, word in enumerate(batch.features):
-            for row in batch.rows[batch.feature_offsets[place] : batch.feature_offsets[place + 1]]:
-                by_word[row, word] += 1
+            for word in batch.ids[batch.offsets[row] : batch.offsets[row + 1]]:
+                by_row[row, word] += 1
+        for block in batch.blocks:
+            assert len(block.words) <= BLOCK_SIZE
+            for place, word in enumerate(block.words):
+                for row in block.rows[block.offsets[place] : block.offsets[place + 1]]:
+                    by_word[row, word] += 1
         assert torch.equal(by_row, expected)
         assert torch.equal(by_word, expected)
+
+
+def test_the_size_of_the_blocks_changes_nothing() -> None:
+    """If it failed, a GPU, which takes all words at once, would train another model than the CPU."""
+    trained = []
+    for size in (1, 4, 1000):
+        model, optimizer = random_model(), Optimizer(name="adam", weight_decay=0.1)
+        state = start(model, optimizer, CPU)
+        batches = prepare_batches(
+            random_corpus(100), batch_size=16, block_size=size, seed=1, shuffle=True, num_threads=1
+        )
+        train(state, batches, optimizer, PLAN)
+        trained.append(state.table)
+    assert torch.equal(trained[0], trained[1])
+    assert torch.equal(trained[0], trained[2])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam", "rmsprop"])
+def test_a_step_never_waits_for_the_device_nor_moves_data(name: OptimizerName) -> None:
+    """If it failed, a GPU would stand idle in every step.
+
+    Nothing on the `meta` device can be read, or mixed with what is elsewhere.
+    """
+    optimizer = Optimizer(name=name, weight_decay=0.1)
+    state = start(random_model(), optimizer, torch.device("meta"))
+    batch = batch_of(random_corpus(20)).to(torch.device("meta"))
+    loss = train_step(state, batch, optimizer, learning_rate=0.1)
+    assert loss.device.type == state.table.device.type == "meta"
+
+
+@pytest.mark.parametrize("top", [3, 70_000, 2**31])
+def test_the_sort_order_is_stable_and_right(top: int) -> None:
+    """If it failed, a word's rows would be added in another order, or be another word's."""
+    ids = np.random.default_rng(0).integers(0, top, 5000).astype(np.int32)
+    np.testing.assert_array_equal(sort_order(ids), np.argsort(ids, kind="stable"))
+    assert len(sort_order(ids[:0])) == 0
 
 
 def test_training_learns() -> None:
@@ -216,7 +263,9 @@ def test_training_learns() -> None:
     state = start(model, optimizer, CPU)
     seen = []
     plan = Plan(epochs=5, learning_rate=0.5, schedule="linear", seed=1, shuffle=True)
-    batches = prepare_batches(corpus, batch_size=32, seed=1, shuffle=True, num_threads=1)
+    batches = prepare_batches(
+        corpus, batch_size=32, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1
+    )
     results = train(state, batches, optimizer, plan, validation=corpus, on_step=seen.append)
     assert results[0].loss < math.log(NUM_LABELS)
     assert results[-1].loss < results[0].loss / 4
@@ -234,7 +283,9 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(bad: float)
     corpus = Corpus(
         ids=np.array([1, 2, 7], np.int32), offsets=np.array([0, 1, 2, 3]), labels=np.array([0, 1, 2])
     )
-    batches = prepare_batches(corpus, batch_size=1, seed=1, shuffle=False, num_threads=1)
+    batches = prepare_batches(
+        corpus, batch_size=1, block_size=BLOCK_SIZE, seed=1, shuffle=False, num_threads=1
+    )
     state = start(model, optimizer, CPU)
     plan = Plan(epochs=2, learning_rate=0.1, schedule="constant", seed=1, shuffle=False)
     with pytest.raises(TrainingError, match="at step 3 of epoch 1") as caught:
@@ -247,7 +298,9 @@ def test_a_learning_rate_that_is_far_too_high_ends_in_the_error() -> None:
     optimizer = Optimizer(name="sgd", weight_decay=0)
     state = start(random_model(), optimizer, CPU)
     plan = Plan(epochs=50, learning_rate=1e38, schedule="constant", seed=1, shuffle=True)
-    batches = prepare_batches(random_corpus(64), batch_size=8, seed=1, shuffle=True, num_threads=1)
+    batches = prepare_batches(
+        random_corpus(64), batch_size=8, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1
+    )
     with pytest.raises(TrainingError, match="BOW_LEARNING_RATE"):
         train(state, batches, optimizer, plan)
 
