@@ -4,14 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto
+from onnx import TensorProto
 
-from export.graph import Graph, model, tensor, value
+from export.graph import Graph, value
+from export.onnx_file import OnnxFile
 
 
 def build(
     weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], metadata: Mapping[str, str]
-) -> ModelProto:
+) -> OnnxFile:
     """The model over counts: input `bow` float32 [N, V]; output `log_probs` float32 [N, K]. N may be 0.
 
     weight: A, [K, V]; bias: b, [K].
@@ -23,6 +24,5 @@ def build(
     graph = main.build(
         inputs=[value("bow", TensorProto.FLOAT, ["N", vocabulary_size])],
         outputs=[value("log_probs", TensorProto.FLOAT, ["N", num_labels])],
-        initializers=[tensor("weight", weight), tensor("bias", bias)],
     )
-    return model(graph, metadata)
+    return OnnxFile(graph=graph, arrays={"weight": [weight], "bias": [bias]}, strings={}, metadata=metadata)

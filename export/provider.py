@@ -25,7 +25,7 @@ def why_unusable(provider: Provider) -> str | None:
     model = bow_graph.build(np.zeros((2, 1), np.float32), np.zeros(2, np.float32), {})
     providers = [provider] if name == CPU[0] else [provider, CPU]
     try:
-        session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=providers)
+        session = ort.InferenceSession(model.to_bytes(), session_options(), providers=providers)
         session.run(None, {"bow": np.zeros((1, 1), np.float32)})
     except Exception as error:  # noqa: BLE001 - onnxruntime's error types have no common base but Exception
         return first_line(error)

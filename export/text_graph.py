@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto
+from onnx import AttributeProto, GraphProto, TensorProto
 
-from export.graph import Graph, model, tensor, value
+from export.graph import Graph, nodes, value
+from export.onnx_file import OnnxFile
 from serving.features import WHITESPACE
 
 MEMORY_LIMIT = 64 << 20
@@ -90,7 +91,7 @@ def build(
     vocabulary: Sequence[str],
     labels: Sequence[str],
     metadata: Mapping[str, str],
-) -> ModelProto:
+) -> OnnxFile:
     """The text model: input `text` string [N]; outputs `log_probs` float32 [N, K] and `label` string [N].
 
     weight: A, [K, V]; bias: b, [K]. N may be 0. `label` is the first of the largest log-probabilities.
@@ -116,14 +117,18 @@ def build(
             value("log_probs", TensorProto.FLOAT, ["N", num_labels]),
             value("label", TensorProto.STRING, ["N"]),
         ],
-        initializers=[
-            # The row after the last word's is zero: unknown words and padding add nothing.
-            tensor("weight", np.vstack([weight.T, np.zeros((1, num_labels), np.float32)])),
-            tensor("bias", bias.astype(np.float64)),
-            tensor("labels", np.array(labels, dtype=object)),
-        ],
     )
-    return model(graph, metadata)
+    lookup.fill(graph)
+    return OnnxFile(
+        graph=graph,
+        arrays={
+            # The row after the last word's is zero: unknown words and padding add nothing.
+            "weight": [weight.T, np.zeros((1, num_labels), np.float32)],
+            "bias": [bias.astype(np.float64)],
+        },
+        strings={"labels": labels},
+        metadata=metadata,
+    )
 
 
 @dataclass(frozen=True)
@@ -137,10 +142,18 @@ class _Lookup:
             "LabelEncoder",
             tokens,
             domain="ai.onnx.ml",
-            keys_strings=self.vocabulary,
-            values_int64s=range(len(self.vocabulary)),
             default_int64=len(self.vocabulary),
         )
+
+    def fill(self, graph: GraphProto) -> None:
+        """Gives every lookup its words, last of all: graphs are copied while they are put together."""
+        words = [word.encode() for word in self.vocabulary]
+        for node in nodes(graph):
+            if node.op_type == "LabelEncoder":
+                node.attribute.add(name="keys_strings", type=AttributeProto.STRINGS, strings=words)
+                node.attribute.add(
+                    name="values_int64s", type=AttributeProto.INTS, ints=range(len(self.vocabulary))
+                )
 
 
 def _if(

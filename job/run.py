@@ -20,13 +20,14 @@ from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
 from job.identity import default_name, is_published
 from job.inputs import Inputs, read_inputs
+from job.memory import keep_freed_memory, peak_memory
 from job.metrics import Metrics
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer
 from job.output import Output
 from job.prepare import Prepared, prepare, unseen_labels
 from job.progress import show_progress
-from job.run_record import EpochRecord, RunRecord, StageClock, host_facts, peak_memory
+from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, not_shaping, shaping
 from job.trainer import EpochResult, Plan, TrainState, block_size, evaluate, finish, start, train
 from serving.bundle import FILES, open_bundle
@@ -41,6 +42,7 @@ def run(settings: Settings, output: Output) -> Path:
     Raises what the stages raise, each a `BowspritError`; nothing is published then.
     """
     clock = StageClock()
+    keep_freed_memory()
     num_threads = _use_threads(settings)
     device = choose_device(settings.device, settings.require_gpu)
     output.device(device, num_threads)

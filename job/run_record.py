@@ -2,14 +2,14 @@
 
 import contextlib
 import platform
-import resource
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
+
+from job.memory import peak_memory
 
 
 class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,12 +86,6 @@ class StageClock:
         self.stages[name] = StageRecord(
             seconds=round(time.perf_counter() - start, 6), peak_memory=peak_memory()
         )
-
-
-def peak_memory() -> int:
-    """The most bytes of memory that this process has held."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def host_facts() -> dict[str, str]:

@@ -11,11 +11,23 @@ import pyarrow.compute as pc
 from job.features import NO_TOKEN
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The tokens that a vocabulary was selected from, whose ids need not be looked up again."""
+
+    tokens: pa.StringArray
+    """[D]."""
+    ids: npt.NDArray[np.int32]
+    """[D]; -1 for those that were not selected."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """V distinct tokens; a token's id is its place."""
 
     tokens: pa.StringArray
+    source: "Source | None" = None
+    """What `select` chose them from."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -28,6 +40,8 @@ class Vocabulary:
 
     def ids(self, tokens: pa.StringArray) -> npt.NDArray[np.int32]:
         """The id of each token, [n] int32; -1 where the vocabulary lacks it."""
+        if self.source is not None and tokens is self.source.tokens:
+            return self.source.ids
         found = pc.index_in(tokens, value_set=self.tokens)
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int32)
 
@@ -46,9 +60,11 @@ def select(
     >>> select(pa.array(["b", "rare", "a"]), np.array([2, 1, 2]), min_count=2, max_size=None).words
     ['a', 'b']
     """
-    table = pa.table({"token": tokens, "count": counts})
-    kept = table.filter(
-        pc.and_(pc.greater_equal(table["count"], max(min_count, 1)), pc.not_equal(table["token"], NO_TOKEN))
-    )
-    kept = kept.sort_by([("count", "descending"), ("token", "ascending")])
-    return Vocabulary(kept["token"].combine_chunks()[: max_size if max_size is not None else len(kept)])
+    is_kept = (counts >= max(min_count, 1)) & (pc.not_equal(tokens, NO_TOKEN).to_numpy(zero_copy_only=False))
+    kept = np.flatnonzero(is_kept)
+    table = pa.table({"token": tokens.take(pa.array(kept)), "count": counts[kept]})
+    order = pc.sort_indices(table, sort_keys=[("count", "descending"), ("token", "ascending")])
+    places = kept[order.to_numpy()][:max_size]
+    ids = np.full(len(tokens), -1, dtype=np.int32)
+    ids[places] = np.arange(len(places), dtype=np.int32)
+    return Vocabulary(tokens.take(pa.array(places)), Source(tokens=tokens, ids=ids))

@@ -13,10 +13,12 @@ import pyarrow.csv as pa_csv
 from job.dataset.columns import Columns, Parsed, Reject, find_columns, keep_good
 from job.dataset.jsonlines import object_keys, parse_jsonl
 from job.dataset.records import Positions, csv_record_ends, csv_record_lines, first_record, split_lines
-from job.dataset.sources import Block, FileFormat, count_lines
+from job.dataset.sources import BOM, Block, FileFormat, count_lines
 from serving.errors import DataError
 
 _LABEL = b"__label__"
+_CSV = pa_csv.ParseOptions(newlines_in_values=True)
+_TSV = pa_csv.ParseOptions(delimiter="\t", quote_char=False)
 
 
 def read_header(
@@ -76,6 +78,17 @@ def parse(block: Block, file_format: FileFormat, columns: Columns) -> Parsed:
 
 
 def _parse_tsv(block: Block, columns: Columns) -> Parsed:
+    table = None if b"\r" in block.data else _read_table(block.data, columns, _TSV)
+    num_lines = count_lines(block.data) + (not block.data.endswith(b"\n"))
+    # Blank lines and rows with other columns are sorted out line by line.
+    if table is None or len(table) != num_lines:
+        return _parse_tsv_lines(block, columns)
+    numbers = np.arange(block.first_line, block.first_line + num_lines, dtype=np.int64)
+    texts, labels = (column.combine_chunks() for column in table.columns)
+    return keep_good(texts, labels, numbers, [])
+
+
+def _parse_tsv_lines(block: Block, columns: Columns) -> Parsed:
     lines, numbers = split_lines(block.data, block.first_line)
     fields = pc.split_pattern(lines, b"\t")
     num_fields = pc.list_value_length(fields).to_numpy(zero_copy_only=False)
@@ -108,15 +121,17 @@ def _parse_csv(block: Block, columns: Columns) -> Parsed:
         data = data[:start]
         ends = ends[ends <= start]
     numbers = csv_record_lines(data, ends, block.first_line)
-    table = _read_csv(data, columns) if len(numbers) else None
+    table = _read_table(data, columns, _CSV) if len(numbers) else None
     if table is not None and len(table) == len(numbers):
         texts, labels = (column.combine_chunks() for column in table.columns)
         return keep_good(texts, labels, numbers, rejects)
     return _parse_csv_records(data, ends, numbers, columns, rejects)
 
 
-def _read_csv(data: bytes, columns: Columns) -> Any:
+def _read_table(data: bytes, columns: Columns, options: pa_csv.ParseOptions) -> Any:
     """Return a table of two columns, texts and labels, or None where a row has more or fewer columns."""
+    if data.startswith(BOM):
+        return None  # Arrow would take it off, and only a file's own is no part of the text
     text, label = str(columns.text), str(columns.label)
     try:
         return pa_csv.read_csv(
@@ -126,7 +141,7 @@ def _read_csv(data: bytes, columns: Columns) -> Any:
                 use_threads=False,
                 block_size=len(data) + 1,
             ),
-            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            parse_options=options,
             convert_options=pa_csv.ConvertOptions(
                 include_columns=[text, label], column_types={text: pa.binary(), label: pa.binary()}
             ),

@@ -22,6 +22,8 @@ DataFormat: TypeAlias = Literal["auto", FileFormat]
 
 BLOCK_BYTES = 8 << 20
 """Decompressed bytes read at a time; a block is about this long, and longer only where one record is."""
+MIN_BLOCK_BYTES = 1 << 20
+"""A smaller file's blocks are shorter, down to this, so that several threads have some of it."""
 
 MAX_RECORD_BYTES = 64 << 20
 """The longest record: in CSV an unclosed quote would otherwise take the rest of the file into memory."""
@@ -38,7 +40,7 @@ _FORMATS: dict[str, FileFormat] = {
     ".txt": "fasttext",
 }
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _NOT_TEXT = {
     b"\xff\xfe": "UTF-16; convert it to UTF-8",
     b"\xfe\xff": "UTF-16; convert it to UTF-8",
@@ -200,7 +202,7 @@ def _identify(path: Path, file_format: DataFormat, setting: str) -> Source:
 
 def _starts_with_label(source: Source) -> bool:
     with storage_errors(source.path), _open(source) as stream:
-        return stream.read(64).removeprefix(_BOM).lstrip().startswith(b"__label__")
+        return stream.read(64).removeprefix(BOM).lstrip().startswith(b"__label__")
 
 
 @contextmanager
@@ -228,7 +230,8 @@ def read_blocks(source: Source, fingerprint: Fingerprint) -> Iterator[Block]:
     rest = b""
     is_start = True
     with storage_errors(path), _open(source) as stream:
-        while chunk := stream.read(max(BLOCK_BYTES, 4) if is_start else BLOCK_BYTES):
+        block_bytes = min(BLOCK_BYTES, max(MIN_BLOCK_BYTES, path.stat().st_size // 4))
+        while chunk := stream.read(max(block_bytes, 4) if is_start else block_bytes):
             fingerprint.update(chunk)
             if is_start:
                 chunk = _check_start(chunk, path)
@@ -255,7 +258,7 @@ def _check_start(chunk: bytes, path: Path) -> bytes:
     for magic, what in _NOT_TEXT.items():
         if chunk.startswith(magic):
             raise DataError(f"{path}: expected text in UTF-8, but the file is {what}")
-    return chunk.removeprefix(_BOM)
+    return chunk.removeprefix(BOM)
 
 
 def _last_record_end(data: bytes, file_format: FileFormat) -> int:

@@ -1,15 +1,17 @@
 """Models to export: random weights over words that are easy to count, and sessions of their text models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto
 
 from export import text_graph
 from export.graph import value
+from export.onnx_file import OnnxFile
 from serving.reference import Reference
 from serving.session import session_options
 from serving.weights import Parameters
@@ -48,8 +50,14 @@ def counts(log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     return rounded.astype(np.int64)
 
 
+def text_file(parameters: Parameters, metadata: Mapping[str, str] | None = None) -> OnnxFile:
+    return text_graph.build(
+        parameters.weight, parameters.bias, parameters.vocabulary, parameters.labels, metadata or {}
+    )
+
+
 def text_model(parameters: Parameters) -> ModelProto:
-    return text_graph.build(parameters.weight, parameters.bias, parameters.vocabulary, parameters.labels, {})
+    return onnx.load_model_from_string(text_file(parameters).to_bytes())
 
 
 class TextSession:

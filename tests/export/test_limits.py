@@ -21,7 +21,7 @@ def token_bytes_of(vocabulary: list[str]) -> npt.NDArray[np.int64]:
 def real_size(vocabulary: list[str], labels: list[str]) -> int:
     weight = np.zeros((len(labels), len(vocabulary)), np.float32)
     metadata = onnx_metadata(labels, FeatureSpec(), {"seed": 1, "text_column": "text"}, {})
-    return text_graph.build(weight, weight[:, 0], vocabulary, labels, metadata).ByteSize()
+    return len(text_graph.build(weight, weight[:, 0], vocabulary, labels, metadata).to_bytes())
 
 
 VOCABULARIES = {

@@ -13,8 +13,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export import text_graph
-from export.graph import to_bytes
 from export.text_graph import CACHE_CELLS, MAX_CHUNK, MAX_WIDTH, Chunking
 from serving.bundle import onnx_metadata
 from serving.features import FeatureSpec
@@ -27,6 +25,7 @@ from tests.export.models import (
     counts,
     random_parameters,
     reference_of,
+    text_file,
     text_model,
     words,
 )
@@ -314,7 +313,7 @@ def test_short_texts_are_classified_at_least_twice_as_fast_as_by_fasttext(
     parameters = random_parameters(num_labels, words(5000))
     rows = [f"__label__{row % num_labels} {word}\n" for row, word in enumerate(parameters.vocabulary)]
     (tmp_path / "train.txt").write_text("".join(rows))
-    (tmp_path / "model.onnx").write_bytes(to_bytes(text_model(parameters)))
+    (tmp_path / "model.onnx").write_bytes(text_file(parameters).to_bytes())
     peer = fasttext.train_supervised(str(tmp_path / "train.txt"), epoch=1, thread=1, verbose=0)
     # fastText counts the end of a line as a word.
     assert (len(peer.words), len(peer.labels)) == (5001, num_labels)
@@ -341,11 +340,7 @@ def test_the_file_is_of_the_pinned_versions_and_complete_in_itself() -> None:
     """If it failed, an onnxruntime that is promised to load it would refuse it, or look for another file."""
     parameters = random_parameters(150, VOCABULARY)
     metadata = shaped_metadata(list(parameters.labels))
-    content = to_bytes(
-        text_graph.build(
-            parameters.weight, parameters.bias, parameters.vocabulary, parameters.labels, metadata
-        )
-    )
+    content = text_file(parameters, metadata).to_bytes()
     model = onnx.load_model_from_string(content)
     onnx.checker.check_model(model, full_check=False)
     assert model.ir_version == 9
@@ -366,18 +361,15 @@ def test_the_file_is_of_the_pinned_versions_and_complete_in_itself() -> None:
 def test_two_builds_give_the_same_bytes() -> None:
     """If it failed, the same run would have another bundle ID each time."""
     parameters = random_parameters(3, ODD_WORDS)
-    arguments = (parameters.weight, parameters.bias, parameters.vocabulary, parameters.labels)
     metadata = shaped_metadata(list(parameters.labels))
     backwards = dict(reversed(metadata.items()))
-    assert to_bytes(text_graph.build(*arguments, metadata)) == to_bytes(
-        text_graph.build(*arguments, backwards)
-    )
+    assert text_file(parameters, metadata).to_bytes() == text_file(parameters, backwards).to_bytes()
 
 
 def test_the_signature_is_the_one_that_serving_expects(tmp_path: Path) -> None:
     """If it failed, `predict` would refuse every new bundle."""
     path = tmp_path / "model.onnx"
-    path.write_bytes(to_bytes(text_model(random_parameters(2, VOCABULARY))))
+    path.write_bytes(text_file(random_parameters(2, VOCABULARY)).to_bytes())
     log_probs, labels = TextModel(path, 2).predict([])
     assert (log_probs.shape, labels) == ((0, 2), [])
     assert set(text_signature(2).outputs) == {"log_probs", "label"}

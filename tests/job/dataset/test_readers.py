@@ -26,7 +26,7 @@ def outcome(parsed: Parsed) -> tuple[list[str], list[str], list[tuple[int, str]]
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.text(alphabet='ab,,"\n\r', max_size=40))
+@given(st.text(alphabet='ab,,"\n\r\ufeff', max_size=40))
 def test_csv_is_read_as_the_csv_module_reads_it(data: str) -> None:
     """Arrow and Python must agree on odd quotes too, since a block may go either way."""
     parsed = readers.parse(block(data.encode()), "csv", COLUMNS)
@@ -91,7 +91,7 @@ def test_odd_but_valid_json_is_read(line: bytes) -> None:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(st.text(alphabet="ab\t\r ", max_size=6), max_size=6))
+@given(st.lists(st.text(alphabet='ab"\t\r \ufeff', max_size=6), max_size=6))
 def test_tab_separated_values_are_split_at_tabs_alone(rows: list[str]) -> None:
     """There is no quoting: what stands between two tabs is the field, a lone carriage return included."""
     data = "\n".join(rows).encode()
