@@ -7,11 +7,13 @@ CONTAINER_ENGINE ?= docker## docker or podman
 IMAGE ?= bowsprit## the name of the image that `train-gpu` builds
 GPU_FLAGS ?= $(if $(findstring podman,$(CONTAINER_ENGINE)),$(PODMAN_GPU),--gpus all)## how the engine passes the GPUs on
 
+BENCHMARK ?=## what `benchmark` is asked for: --help lists it
+
 PODMAN_GPU = --device nvidia.com/gpu=all --security-opt label=disable --userns=keep-id
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help setup train train-gpu image test test-system lint format types docs clean
+.PHONY: help setup train train-gpu image test test-system benchmark profile lint format types docs clean
 .DELETE_ON_ERROR:
 
 help: ## List the commands and the variables that change them
@@ -65,6 +67,13 @@ test: setup ## Run the tests
 
 test-system: setup ## Run the tests that install real parts, such as other onnxruntime versions
 	@$(BIN)/pytest -m system
+
+benchmark: setup ## Compare with fastText, Vowpal Wabbit and scikit-learn; takes some minutes
+	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[train,dev,benchmark]'
+	@$(BIN)/python -m benchmarks $(BENCHMARK)
+
+profile: setup ## Train RECIPE and show where the time went, stage by stage
+	@$(BIN)/python -m benchmarks.profile $(RECIPE)
 
 lint: setup ## Check style and format
 	@$(BIN)/ruff check .

@@ -1,0 +1,119 @@
+"""`make benchmark`: every contender on every task, in turns, and a report of what came out."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import corpus, limits, report
+from benchmarks.contenders import CONTENDERS, SCALED
+from benchmarks.convert import write
+from benchmarks.task import Task
+from job.device import usable_cores
+
+ROOT = Path(__file__).parents[1]
+ROUNDS = 5
+SLOWEST = 120.0
+"""Seconds: a contender that takes longer than this on a task is not run there again."""
+
+
+def main() -> None:
+    """Runs what the arguments ask for; writes results.json, results.md and the plots into the folder."""
+    arguments = _arguments()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    tasks = [_task(arguments.folder / "tasks", named) for named in arguments.data]
+    tasks += [
+        _generated(arguments.folder / "tasks", tokens=arguments.tokens, num_labels=labels)
+        for labels in arguments.labels
+    ]
+    results: dict[str, Any] = {
+        "machine": limits.machine(arguments.threads),
+        "limits": limits.measure(arguments.threads),
+        "tasks": {
+            task.name: _compete(task, arguments.contenders, arguments.threads, arguments.rounds)
+            for task in tasks
+        },
+        "scale": [_scaled(arguments.folder / "tasks", int(tokens), arguments) for tokens in arguments.scale],
+    }
+    (arguments.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    table = report.markdown(results)
+    (arguments.folder / "results.md").write_text(table)
+    report.plot(results, arguments.folder)
+    sys.stdout.write(table)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--data", nargs="*", default=[], metavar="NAME=TRAIN,TEST", help="files that the job can read"
+    )
+    parser.add_argument("--tokens", type=int, default=5_000_000, help="of each generated task")
+    parser.add_argument("--labels", type=int, nargs="*", default=[2], help="a generated task for each number")
+    parser.add_argument("--scale", type=float, nargs="*", default=[], help="tokens, for time against tokens")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--contenders", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--folder", type=Path, default=ROOT / "artifacts" / "benchmark")
+    return parser.parse_args()
+
+
+def _task(folder: Path, named: str) -> Task:
+    name, _, locations = named.partition("=")
+    train, _, test = locations.partition(",")
+    return write(folder / name, {"train": train, "test": test})
+
+
+def _generated(folder: Path, *, tokens: int, num_labels: int) -> Task:
+    source = folder / f"generated-{num_labels}-labels-{tokens:.0e}-tokens"
+    if not (source / "test.vw").exists():
+        corpus.generate(source / "source", num_tokens=tokens, num_labels=num_labels)
+        write(source, {part: str(source / "source" / f"{part}.tsv") for part in ("train", "test")})
+    return Task(folder=source)
+
+
+def _compete(task: Task, names: list[str], num_threads: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """The figures of each round by contender; all run once a round, so that a slow moment meets all."""
+    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names:
+            if any(each["whole"] > SLOWEST for each in figures[name]):
+                continue
+            found = _run(name, task, num_threads)
+            figures[name].append(found)
+            sys.stderr.write(
+                f"{task.name}, round {number + 1} of {rounds}, {name}: "
+                f"{found['file_to_model']:.2f} s, accuracy {found['accuracy']:.4f}\n"
+            )
+    return figures
+
+
+def _run(name: str, task: Task, num_threads: int) -> dict[str, Any]:
+    """One contender in a process of its own, with so many threads in whatever library it uses."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("BOW_")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(num_threads))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.child", name, str(task.folder), str(num_threads)],
+        cwd=ROOT,
+        env=environ | threads,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{name} failed on {task.name}:\n{done.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _scaled(folder: Path, tokens: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    task = _generated(folder, tokens=tokens, num_labels=2)
+    names = [name for name in arguments.contenders if name in SCALED]
+    figures = _compete(task, names, arguments.threads, 1)
+    return {"tokens": tokens, "contenders": figures}
+
+
+if __name__ == "__main__":
+    main()
