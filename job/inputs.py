@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from job import tutorial
+from job.cache import Cache, DataSet
 from job.corpus import RawCorpus, join, tokenize_rows
-from job.dataset import DataSpec, RejectedRows, read
+from job.dataset import DataSpec, RejectedRows, check_share, read
 from job.settings import TUTORIAL
 from job.vocabulary import Vocabulary
 from serving.bundle import DataRecord
@@ -34,6 +35,8 @@ class Inputs:
     """In the order of the model's outputs: by code point, the tutorial's in its own order."""
     fixed_vocabulary: Vocabulary | None
     is_tutorial: bool
+    cached: frozenset[str]
+    """The uses whose data was in the cache."""
 
 
 def read_inputs(
@@ -42,24 +45,30 @@ def read_inputs(
     *,
     num_threads: int,
     max_rejected: float,
+    cache: Cache | None = None,
 ) -> Inputs:
     """Reads each data set that is named, by use, and the vocabulary file.
 
-    The tutorial brings its own test data and vocabulary, where no others are named. Raises DataError and
-    PlatformError as `job.dataset.read` does, and DataError where there are fewer than two labels.
+    What the cache has is not read again. The tutorial brings its own test data and vocabulary, where no
+    others are named. Raises DataError and PlatformError as `job.dataset.read` does, what `Cache.get` raises,
+    and DataError where there are fewer than two labels.
     """
     is_tutorial = specs["train"].location == TUTORIAL
     corpora, records = {}, {}
     rejected = RejectedRows()
+    cached: set[str] = set()
     if is_tutorial:
         for use, sentences in (("train", tutorial.TRAIN), ("test", tutorial.TEST)):
             corpora[use] = tutorial.corpus(sentences)
             records[use] = tutorial.record(sentences)
     for use, spec in specs.items():
         if not (use == "train" and is_tutorial):
-            corpora[use], records[use] = _read(
-                spec, rejected, num_threads=num_threads, max_rejected=max_rejected
-            )
+            read_now = partial(_read, spec, num_threads=num_threads, max_rejected=max_rejected)
+            data, was_cached = cache.get(spec, read_now) if cache is not None else (read_now(), False)
+            check_share(spec, data.corpus.num_rows, data.rejected, max_rejected)
+            corpora[use], records[use] = data.corpus, data.record
+            rejected.update(data.rejected)
+            cached |= {use} if was_cached else set()
     fixed = tutorial.vocabulary() if is_tutorial else None
     if vocabulary_file is not None:
         fixed, records["vocabulary"] = read_vocabulary(vocabulary_file)
@@ -70,6 +79,7 @@ def read_inputs(
         label_names=list(tutorial.LABELS) if is_tutorial else _labels(corpora["train"], specs["train"]),
         fixed_vocabulary=fixed,
         is_tutorial=is_tutorial,
+        cached=frozenset(cached),
     )
 
 
@@ -104,15 +114,12 @@ def read_vocabulary(path: Path) -> tuple[Vocabulary, DataRecord]:
     return Vocabulary(pa.array(first_line, pa.string())), record
 
 
-def _read(
-    spec: DataSpec, rejected: RejectedRows, *, num_threads: int, max_rejected: float
-) -> tuple[RawCorpus, DataRecord]:
+def _read(spec: DataSpec, *, num_threads: int, max_rejected: float) -> DataSet:
     blocks, summary = read(
         spec, partial(tokenize_rows, sample=SAMPLE), num_threads=num_threads, max_rejected=max_rejected
     )
-    rejected.update(summary.rejected)
     record = DataRecord(sha256=summary.fingerprint, rows=summary.num_rows, rejected=len(summary.rejected))
-    return join(blocks, sample=SAMPLE), record
+    return DataSet(corpus=join(blocks, sample=SAMPLE), record=record, rejected=summary.rejected)
 
 
 def _labels(train: RawCorpus, spec: DataSpec) -> list[str]:

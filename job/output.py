@@ -39,7 +39,13 @@ class Output:
     def inputs(self, inputs: Inputs) -> None:
         """What was read, and what could not be used."""
         for use, corpus in inputs.corpora.items():
-            log.info("data", use=use, rows=corpus.num_rows, rejected=inputs.records[use].rejected)
+            log.info(
+                "data",
+                use=use,
+                rows=corpus.num_rows,
+                rejected=inputs.records[use].rejected,
+                **({"from_cache": True} if use in inputs.cached else {}),
+            )
 
     def learning_plan(self, settings: Settings, num_rows: int) -> None:
         """What was chosen where the settings left it open, with the rest of the plan."""

@@ -15,6 +15,7 @@ from export.provider import why_unusable
 from export.publish import point_latest_again, prepare_folder, publish, staging
 from job import metrics, tutorial
 from job.batches import Batch, prepare_batches
+from job.cache import Cache
 from job.dataset import DataSpec, TooManyRejected
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
@@ -128,7 +129,11 @@ def _read(settings: Settings, num_threads: int) -> Inputs:
     }
     try:
         return read_inputs(
-            specs, settings.vocabulary_file, num_threads=num_threads, max_rejected=settings.max_rejected
+            specs,
+            settings.vocabulary_file,
+            num_threads=num_threads,
+            max_rejected=settings.max_rejected,
+            cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
         )
     except TooManyRejected as error:
         # The run has no name yet where its name comes from the data.

@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     """The share of rows that may be unusable (no label, invalid UTF-8) before the job refuses the data.
     Rejected rows are listed beside the bundle, in <run name>.rejected.jsonl."""
 
+    cache_dir: Path | None = Field(default=None, examples=["cache"])
+    """A folder that keeps the data sets as they were read, so that the next run with the same, unchanged
+    files starts training without reading them. It may be deleted at any time, and several jobs may share
+    it."""
+
     output_dir: Path = Path("artifacts")
     """The folder that receives the bundle, as <run name>/, and the pointer `latest`."""
 

@@ -8,9 +8,9 @@ rejected   the rows that could not be used
 read       all of it together, in threads
 """
 
-from job.dataset.reading import DataSpec, Rows, Summary, TooManyRejected, read
+from job.dataset.reading import DataSpec, Rows, Summary, TooManyRejected, check_share, read
 from job.dataset.rejected import RejectedRow, RejectedRows
-from job.dataset.sources import DataFormat
+from job.dataset.sources import DataFormat, find_sources
 
 __all__ = [
     "DataFormat",
@@ -20,5 +20,7 @@ __all__ = [
     "Rows",
     "Summary",
     "TooManyRejected",
+    "check_share",
+    "find_sources",
     "read",
 ]

@@ -117,7 +117,7 @@ def read(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    _check_share(spec, num_rows, rejected, max_rejected)
+    check_share(spec, num_rows, rejected, max_rejected)
     summary = Summary(
         num_files=len(sources),
         num_rows=num_rows,
@@ -143,7 +143,8 @@ def _parsers(source: Source, spec: DataSpec, fingerprint: Fingerprint) -> Iterat
         yield partial(parse, rows, source.format, columns)
 
 
-def _check_share(spec: DataSpec, num_rows: int, rejected: RejectedRows, max_rejected: float) -> None:
+def check_share(spec: DataSpec, num_rows: int, rejected: RejectedRows, max_rejected: float) -> None:
+    """Raises TooManyRejected where more than that share of the rows is bad, or none is good."""
     total = num_rows + len(rejected)
     where = f"{spec.setting}={spec.location}"
     if not total:

@@ -60,6 +60,20 @@ _USER_ERRNOS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What the file system says of a file; a file that is written to gets another one."""
+
+    path: str
+    """Absolute."""
+    size: int
+    modified: int
+    """Nanoseconds, and so are the next."""
+    changed: int
+    """When its inode changed: tools that copy a file's time of modification cannot set this one."""
+    inode: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """One file of a data set."""
 
@@ -67,6 +81,18 @@ class Source:
     format: FileFormat
     compression: str | None
     """Arrow's name of the compression, `gzip` or `zstd`."""
+
+    def stamp(self) -> Stamp:
+        """The state in which the file is now; raises DataError and PlatformError where it has none."""
+        with storage_errors(self.path):
+            stat = self.path.stat()
+        return Stamp(
+            path=str(self.path.absolute()),
+            size=stat.st_size,
+            modified=stat.st_mtime_ns,
+            changed=stat.st_ctime_ns,
+            inode=stat.st_ino,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -210,3 +210,17 @@ def test_a_fixed_vocabulary_is_part_of_the_identity(tmp_path: Path, data: Path) 
     assert open_bundle(one).vocabulary() == ["parcel", "password"]
     words.write_text("password\nparcel\n")
     assert train(tmp_path / "out", data, vocabulary_file=words) != one
+
+
+def test_a_run_from_the_cache_gives_the_same_model(tmp_path: Path, data: Path) -> None:
+    """If it failed, whether a run was the first would decide what it learned."""
+    settings = {"test_data": data, "validation_split": 0.2, "cache_dir": tmp_path / "cache"}
+    ids = {
+        open_bundle(train(tmp_path / name, data, run_name="run", **more)).bundle_id
+        for name, more in (
+            ("without", settings | {"cache_dir": ""}),
+            ("first", settings),
+            ("second", settings),
+        )
+    }
+    assert len(ids) == 1

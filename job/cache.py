@@ -1,0 +1,181 @@
+"""What BOW_CACHE_DIR keeps: data sets that were read, so that unchanged files need not be read again.
+
+corpora/KEY/     a raw corpus, by the data's fingerprint and all else that its tokens depend on
+files/KEY.json   which corpus some files gave, by their paths, sizes and times of change
+
+Everything there may be deleted at any time, and is made again when it is needed.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from job.corpus import RawCorpus
+from job.corpus_files import Damaged, read_corpus, write_corpus
+from job.dataset import DataSpec, RejectedRow, RejectedRows, find_sources
+from serving.bundle import DataRecord
+from serving.errors import BowspritError, PlatformError
+from serving.features import FeatureSpec
+
+LAYOUT = 1
+"""Goes up whenever the files of a corpus, or how texts are read, change: older ones are then made anew."""
+ABANDONED_AFTER = 24 * 3600.0
+"""Seconds after which a half-written corpus is taken for one that a killed job left behind."""
+
+_UNFINISHED = ".unfinished-"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set that was read."""
+
+    corpus: RawCorpus
+    record: DataRecord
+    rejected: RejectedRows
+
+
+class _Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What files/KEY.json holds."""
+
+    corpus: str
+    record: DataRecord
+    rejected: dict[str, int]
+    details: list[RejectedRow]
+
+
+class Cache:
+    """Data sets by the files that they were read from."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder where it is missing; raises PlatformError where it cannot be written."""
+        self._folder, self._corpora, self._files = folder, folder / "corpora", folder / "files"
+        with self._storage_errors():
+            for part in (self._corpora, self._files):
+                part.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=part):
+                    pass
+            for leftover in self._corpora.glob(f"{_UNFINISHED}*"):
+                self._discard_if_abandoned(leftover)
+
+    def get(self, spec: DataSpec, read: Callable[[], DataSet]) -> tuple[DataSet, bool]:
+        """The data set that the files of `spec` hold, and whether it was here; `read` reads it where not.
+
+        Raises what `read` raises, DataError where there are no such files, and PlatformError where the data
+        set cannot be written: nothing of it is left then.
+        """
+        facts = _facts(spec)
+        with self._storage_errors():
+            found = self._find(facts)
+        if found is not None:
+            return found, True
+        data = read()
+        if _unchanged(spec, facts):
+            with self._storage_errors():
+                self._keep(facts, data)
+        return data, False
+
+    def _find(self, facts: list[Any]) -> DataSet | None:
+        path = self._known_path(facts)
+        try:
+            known = msgspec.json.decode(path.read_bytes(), type=_Known)
+            corpus = read_corpus(self._corpora / known.corpus)
+        except FileNotFoundError:
+            return None
+        except (msgspec.MsgspecError, Damaged):
+            log.warning("cache_damaged", cache=str(self._folder), advice="the data is read again")
+            return None
+        rejected = RejectedRows()
+        rejected.counts.update(known.rejected)
+        rejected.details.extend(known.details)
+        return DataSet(corpus=corpus, record=known.record, rejected=rejected)
+
+    def _keep(self, facts: list[Any], data: DataSet) -> None:
+        sizes = [stamp.size for stamp in facts[1]]
+        name = _key(LAYOUT, data.record.sha256, sizes, facts[0])
+        if not self._has(name):
+            self._write(data.corpus, self._corpora / name)
+        known = _Known(
+            corpus=name, record=data.record, rejected=data.rejected.counts, details=data.rejected.details
+        )
+        path = self._known_path(facts)
+        unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+        try:
+            unfinished.write_bytes(msgspec.json.encode(known))
+            unfinished.rename(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _known_path(self, facts: list[Any]) -> Path:
+        return self._files / f"{_key(LAYOUT, facts)}.json"
+
+    def _has(self, name: str) -> bool:
+        try:
+            read_corpus(self._corpora / name)
+        except (FileNotFoundError, Damaged):
+            return False
+        return True
+
+    def _write(self, corpus: RawCorpus, path: Path) -> None:
+        """Writes a corpus in the place of whatever is there, which jobs that have it open keep."""
+        folder = self._corpora / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        try:
+            folder.mkdir()
+            write_corpus(folder, corpus)
+            shutil.rmtree(path, ignore_errors=True)
+            folder.rename(path)
+        except OSError as error:
+            # Another job may have written the same meanwhile.
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @staticmethod
+    def _discard_if_abandoned(folder: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise PlatformError(
+                f"BOW_CACHE_DIR={self._folder}: cannot be read or written ({reason}); nothing half-written "
+                "was left; free some space, name another folder, or unset BOW_CACHE_DIR"
+            ) from error
+
+
+def _facts(spec: DataSpec) -> list[Any]:
+    """What a data set depends on: how it is read, and from which files in which state."""
+    sources = find_sources(spec.location, spec.format, spec.setting)
+    how = [sources[0].format, spec.text_column, spec.label_column, FeatureSpec()]
+    return [how, [source.stamp() for source in sources]]
+
+
+def _unchanged(spec: DataSpec, facts: list[Any]) -> bool:
+    """Whether the files are what they were; those that changed while they were read may be neither."""
+    try:
+        return _facts(spec) == facts
+    except BowspritError:
+        return False
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]

@@ -1,0 +1,241 @@
+"""What BOW_CACHE_DIR keeps, and when it is not to be believed."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from job import cache as cache_module
+from job import corpus_files
+from job.cache import ABANDONED_AFTER, Cache, DataSet
+from job.corpus import RawCorpus
+from job.dataset import DataSpec, TooManyRejected
+from job.inputs import Inputs, read_inputs
+from serving.errors import PlatformError
+
+TEXTS = "text\tlabel\ngood morning\ten\nbuenos días\tes\n\ten\nbad row\ngood night\ten\n"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "train.tsv"
+    path.write_text(TEXTS, encoding="utf-8")
+    return path
+
+
+def read(path: Path, folder: Path | None, *, max_rejected: float = 0.5, **spec: str) -> Inputs:
+    specs = {"train": DataSpec(location=str(path), setting="BOW_TRAIN_DATA", **spec)}  # type: ignore[arg-type]
+    cache = None if folder is None else Cache(folder)
+    return read_inputs(specs, None, num_threads=1, max_rejected=max_rejected, cache=cache)
+
+
+def assert_equal(one: Inputs, other: Inputs) -> None:
+    assert (one.records, one.label_names) == (other.records, other.label_names)
+    assert (one.rejected.counts, one.rejected.details) == (other.rejected.counts, other.rejected.details)
+    corpus, expected = one.corpora["train"], other.corpora["train"]
+    assert corpus.tokens.equals(expected.tokens)
+    assert (corpus.label_names, corpus.sample) == (expected.label_names, expected.sample)
+    for name in ("codes", "offsets", "labels"):
+        np.testing.assert_array_equal(getattr(corpus, name), getattr(expected, name), strict=True)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_unchanged_files_are_not_read_again(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, every run would read and tokenize all texts anew, or learn from something else."""
+    expected = read(data, None)
+    first = read(data, tmp_path / "cache")
+    assert_equal(first, expected)
+    assert not first.cached
+    monkeypatch.setattr("job.inputs.read", lambda *_, **__: pytest.fail("the text was read again"))
+    second = read(data, tmp_path / "cache")
+    assert_equal(second, expected)
+    assert second.cached == {"train"}
+
+
+def test_files_that_changed_are_read_again(tmp_path: Path, data: Path) -> None:
+    """If it failed, a model would be trained on yesterday's data."""
+    read(data, tmp_path / "cache")
+    before = data.stat()
+    data.write_text(TEXTS.replace("night", "mourn"), encoding="utf-8")
+    os.utime(data, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (data.stat().st_size, data.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    changed = read(data, tmp_path / "cache")
+    assert not changed.cached
+    assert_equal(changed, read(data, None))
+
+
+def test_the_same_texts_elsewhere_are_kept_once(tmp_path: Path, data: Path) -> None:
+    """If it failed, each copy or re-mount of the data would fill the cache with the same again."""
+    read(data, tmp_path / "cache")
+    copy = tmp_path / "copy.tsv"
+    copy.write_bytes(data.read_bytes())
+    moved = read(copy, tmp_path / "cache")
+    assert not moved.cached
+    assert len(list((tmp_path / "cache" / "corpora").iterdir())) == 1
+    assert moved.rejected.details[0].file == str(copy)
+    assert read(copy, tmp_path / "cache").rejected.details[0].file == str(copy)
+
+
+def test_the_same_files_read_in_another_way_are_other_data(tmp_path: Path) -> None:
+    """If it failed, a run that names another column would learn from the first one's."""
+    path = tmp_path / "train.tsv"
+    path.write_text("text\ttitle\tlabel\na b\tc\tx\nd\te\ty\n")
+    by_text = read(path, tmp_path / "cache")
+    by_title = read(path, tmp_path / "cache", text_column="title")
+    assert not by_title.cached
+    assert by_text.corpora["train"].tokens.to_pylist() == ["a", "b", "d"]
+    assert by_title.corpora["train"].tokens.to_pylist() == ["c", "e"]
+
+
+def test_two_files_are_not_taken_for_one_with_the_same_bytes(tmp_path: Path) -> None:
+    """If it failed, a header between two files would become a row, or a row a header."""
+    parts = ["text\tlabel\na\tx\n", "text\tlabel\nb\ty\n"]
+    for name, contents in {"two": parts, "one": ["".join(parts)]}.items():
+        for number, content in enumerate(contents):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{number}.tsv").write_text(content)
+    assert read(tmp_path / "two", tmp_path / "cache").corpora["train"].num_rows == 2
+    assert read(tmp_path / "one", tmp_path / "cache").corpora["train"].num_rows == 3
+    assert read(tmp_path / "one", tmp_path / "cache").corpora["train"].num_rows == 3
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, Path.unlink])
+@pytest.mark.parametrize("part", ["codes", "offsets", "labels", "tokens.arrow"])
+def test_a_damaged_cache_is_made_anew(
+    tmp_path: Path, data: Path, part: str, damage: Callable[[Path], None]
+) -> None:
+    """If it failed, a disk error would end in a wrong model or in a cache that fails every run."""
+    expected = read(data, tmp_path / "cache")
+    (path,) = (tmp_path / "cache" / "corpora").glob(f"*/{part}")
+    damage(path)
+    mended = read(data, tmp_path / "cache")
+    assert not mended.cached
+    assert_equal(mended, expected)
+    assert read(data, tmp_path / "cache").cached
+
+
+@pytest.mark.parametrize("damage", [cut, empty, Path.unlink])
+@pytest.mark.parametrize("pattern", ["corpora/*/facts.json", "files/*.json"])
+def test_damaged_facts_are_made_anew(
+    tmp_path: Path, data: Path, pattern: str, damage: Callable[[Path], None]
+) -> None:
+    """If it failed, a job that was killed while it wrote would break every run after it."""
+    read(data, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob(pattern)
+    damage(path)
+    assert not read(data, tmp_path / "cache").cached
+    assert read(data, tmp_path / "cache").cached
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_a_full_disk_leaves_no_half_of_a_corpus(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """If it failed, the next run would train on half a corpus, or the full disk would stay full."""
+    left = [written]
+    whole_open = Path.open
+
+    def fill_up(path: Path, mode: str = "r", **options: object) -> object:
+        file = whole_open(path, mode, **options)  # type: ignore[call-overload]
+        if "w" in mode and tmp_path / "cache" in path.parents:
+            left[0] -= 1
+            if left[0] < 0:
+                file.write(b"half")
+                file.close()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", fill_up)
+        with pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*No space left on device.*free some space"):
+            read(data, tmp_path / "cache")
+    assert [path.name for path in files(tmp_path / "cache") if path.name.startswith(".")] == []
+    assert list((tmp_path / "cache" / "corpora").glob(".*")) == []
+    assert not read(data, tmp_path / "cache").cached
+    assert_equal(read(data, tmp_path / "cache"), read(data, None))
+
+
+def test_files_that_change_while_they_are_read_are_not_kept(tmp_path: Path, data: Path) -> None:
+    """If it failed, a mixture of old and new rows would be kept under the new file's name."""
+    spec = DataSpec(location=str(data), setting="BOW_TRAIN_DATA")
+    found = read(data, None)
+
+    def read_slowly() -> DataSet:
+        data.write_text(TEXTS + "late\ten\n", encoding="utf-8")
+        return DataSet(corpus=found.corpora["train"], record=found.records["train"], rejected=found.rejected)
+
+    Cache(tmp_path / "cache").get(spec, read_slowly)
+    assert files(tmp_path / "cache") == []
+
+
+def test_a_stricter_limit_holds_for_cached_rows(tmp_path: Path, data: Path) -> None:
+    """If it failed, BOW_MAX_REJECTED would say nothing about data that was read before."""
+    read(data, tmp_path / "cache")
+    with pytest.raises(TooManyRejected, match=r"1 of 5 rows"):
+        read(data, tmp_path / "cache", max_rejected=0.1)
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_reading(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, an hour of reading would end in an error that could be known at the start."""
+    monkeypatch.setattr("job.inputs.read", lambda *_, **__: pytest.fail("it was read all the same"))
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*name another folder"):
+        read(data, tmp_path / "cache")
+
+
+def test_what_killed_jobs_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    """If it failed, killed jobs would fill the disk; sooner, a running job would lose what it writes."""
+    old, new = (tmp_path / "cache" / "corpora" / f".unfinished-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    before = old.stat().st_mtime - ABANDONED_AFTER - 1
+    os.utime(old, (before, before))
+    Cache(tmp_path / "cache")
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_corpus_without_tokens_can_be_kept(tmp_path: Path, data: Path) -> None:
+    """If it failed, data that has nothing to learn from would end in a traceback instead of words."""
+    corpus = read(data, None).corpora["train"]
+    empty_one = RawCorpus(
+        tokens=corpus.tokens[:0],
+        codes=corpus.codes[:0],
+        offsets=np.zeros(2, np.int64),
+        label_names=["x"],
+        labels=np.zeros(1, np.int64),
+        sample=[""],
+    )
+    corpus_files.write_corpus(tmp_path, empty_one)
+    found = corpus_files.read_corpus(tmp_path)
+    assert (len(found.tokens), len(found.codes), found.num_rows, found.sample) == (0, 0, 1, [""])
+
+
+def test_another_layout_is_made_anew(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a new release would misread what an older one kept."""
+    read(data, tmp_path / "cache")
+    monkeypatch.setattr(cache_module, "LAYOUT", cache_module.LAYOUT + 1)
+    assert not read(data, tmp_path / "cache").cached
