@@ -1,8 +1,10 @@
 """Mini-batches prepared once and kept: what a training step needs so that it neither sorts nor searches."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -71,15 +73,17 @@ def batch_order(num_batches: int, *, seed: int, epoch: int, shuffle: bool) -> li
 
 def prepare_batches(
     corpus: Corpus, *, batch_size: int, block_size: int, seed: int, shuffle: bool, num_threads: int
-) -> list[Batch]:
+) -> Iterator[Batch]:
     """Cuts the corpus into batches of `batch_size` rows (the last may be smaller), on the CPU.
+
+    They come in their order, and no more than a few of them are made ahead of the one that is asked for.
 
     block_size: words of a block, at most.
     """
     order = row_order(corpus.num_rows, seed=seed, shuffle=shuffle)
-    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    with ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(lambda rows: prepare_batch(corpus, rows, block_size=block_size), parts))
+    parts = (order[first : first + batch_size] for first in range(0, len(order), batch_size))
+    calls = (partial(prepare_batch, corpus, rows, block_size=block_size) for rows in parts)
+    return _made_ahead(calls, num_threads=num_threads)
 
 
 def prepare_batch(
@@ -125,7 +129,22 @@ def _block(words: Ids, rows: Ids, starts: np.ndarray[tuple[int], np.dtype[np.int
     )
 
 
-def in_order(batches: list[Batch], *, seed: int, epoch: int, shuffle: bool) -> Iterator[Batch]:
-    """The batches of one epoch."""
-    for index in batch_order(len(batches), seed=seed, epoch=epoch, shuffle=shuffle):
-        yield batches[index]
+def in_order(batches: Sequence[Batch], *, seed: int, epoch: int, shuffle: bool) -> Iterator[Batch]:
+    """The batches of one epoch; those that are not at hand are fetched ahead of the step that needs them."""
+    order = batch_order(len(batches), seed=seed, epoch=epoch, shuffle=shuffle)
+    if isinstance(batches, list):
+        yield from (batches[index] for index in order)
+        return
+    yield from _made_ahead((partial(batches.__getitem__, index) for index in order), num_threads=1)
+
+
+def _made_ahead(calls: Iterable[Callable[[], Batch]], *, num_threads: int) -> Iterator[Batch]:
+    """What the calls return, in their order; at most `num_threads` more are held, made or being made."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        pending: deque[Future[Batch]] = deque()
+        for call in calls:
+            pending.append(pool.submit(call))
+            if len(pending) > num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

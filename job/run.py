@@ -1,6 +1,8 @@
 """One run, stage by stage: from settings to a published bundle. The one module that imports `export`."""
 
+import contextlib
 import platform
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from job.prepare import Prepared, prepare, unseen_labels
 from job.progress import show_progress
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, not_shaping, shaping
+from job.stored_batches import stored
 from job.trainer import EpochResult, Plan, TrainState, block_size, evaluate, finish, start, train
 from serving.bundle import FILES, open_bundle
 from serving.features import FeatureSpec
@@ -68,11 +71,11 @@ def run(settings: Settings, output: Output) -> Path:
     output.prepared(prepared, inputs.label_names)
     check_size(prepared.token_bytes, inputs.label_names)
 
-    with device_errors(device):
+    with device_errors(device), contextlib.ExitStack() as stack:
         model = _initialize(settings, inputs, prepared)
         before = tutorial.snapshot(model) if inputs.is_tutorial else None
         with clock.stage("batches"):
-            batches = _batches(settings, inputs, prepared, device, num_threads)
+            batches = stack.enter_context(_batches(settings, inputs, prepared, device, num_threads))
         with clock.stage("train"):
             state, epochs = _train(settings, model, batches, prepared, device, output)
         with clock.stage("evaluate"):
@@ -182,9 +185,11 @@ def _initialize(settings: Settings, inputs: Inputs, prepared: Prepared) -> BowCl
     return model
 
 
+@contextlib.contextmanager
 def _batches(
     settings: Settings, inputs: Inputs, prepared: Prepared, device: Device, num_threads: int
-) -> list[Batch]:
+) -> Iterator[Sequence[Batch]]:
+    """On the GPU or in memory; those for the CPU in the cache's folder where there is one."""
     assert settings.batch_size is not None
     batches = prepare_batches(
         prepared.corpora["train"],
@@ -194,13 +199,17 @@ def _batches(
         shuffle=settings.shuffle,
         num_threads=num_threads,
     )
-    return [batch.to(device.torch_device) for batch in batches]
+    if settings.cache_dir is not None and device.torch_device.type == "cpu":
+        with stored(settings.cache_dir, batches) as on_disk:
+            yield on_disk
+    else:
+        yield [batch.to(device.torch_device) for batch in batches]
 
 
 def _train(
     settings: Settings,
     model: BowClassifier,
-    batches: list[Batch],
+    batches: Sequence[Batch],
     prepared: Prepared,
     device: Device,
     output: Output,

@@ -81,8 +81,8 @@ class Settings(BaseSettings):
 
     cache_dir: Path | None = Field(default=None, examples=["cache"])
     """A folder that keeps the data sets as they were read, so that the next run with the same, unchanged
-    files starts training without reading them. It may be deleted at any time, and several jobs may share
-    it."""
+    files starts training without reading them. While the job trains on the CPU, the mini-batches are there
+    as well instead of in memory. It may be deleted at any time, and several jobs may share it."""
 
     output_dir: Path = Path("artifacts")
     """The folder that receives the bundle, as <run name>/, and the pointer `latest`."""

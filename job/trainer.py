@@ -1,6 +1,6 @@
 """Training by mini-batch gradient descent on the NLL loss, with its gradient written out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,7 +118,7 @@ def learning_rate_at(step: int, num_steps: int, *, peak: float, schedule: Schedu
 
 def train(
     state: TrainState,
-    batches: list[Batch],
+    batches: Sequence[Batch],
     optimizer: Optimizer,
     plan: Plan,
     *,

@@ -37,7 +37,9 @@ def random_corpus(num_rows: int) -> Corpus:
 
 def trained_on(device: torch.device, optimizer: Optimizer) -> tuple[BowClassifier, float]:
     corpus, model = random_corpus(1000), BowClassifier(7, 500)
-    batches = prepare_batches(corpus, batch_size=64, block_size=1 << 31, seed=1, shuffle=False, num_threads=1)
+    batches = list(
+        prepare_batches(corpus, batch_size=64, block_size=1 << 31, seed=1, shuffle=False, num_threads=1)
+    )
     state = start(model, optimizer, device)
     plan = Plan(epochs=3, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
     train(state, [batch.to(device) for batch in batches], optimizer, plan, validation=corpus)

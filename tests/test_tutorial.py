@@ -46,7 +46,9 @@ def bow(text: str) -> Tensor:
 
 def train_as_the_tutorial(model: BowClassifier) -> None:
     corpus = encode(tutorial.corpus(tutorial.TRAIN), tutorial.vocabulary(), tutorial.LABELS)
-    batches = prepare_batches(corpus, batch_size=1, block_size=1 << 31, seed=1, shuffle=False, num_threads=1)
+    batches = list(
+        prepare_batches(corpus, batch_size=1, block_size=1 << 31, seed=1, shuffle=False, num_threads=1)
+    )
     optimizer = Optimizer(name="sgd", weight_decay=0)
     state = start(model, optimizer, CPU)
     plan = Plan(epochs=100, learning_rate=0.1, schedule="constant", seed=1, shuffle=False)

@@ -143,13 +143,15 @@ def test_rows_of_words_that_do_not_occur_stay_as_they_are(name: OptimizerName) -
 def run_training(*, seed: int = 1, num_threads: int = 1, validation: Corpus | None = None) -> TrainState:
     model = random_model()
     optimizer = Optimizer(name="adagrad", weight_decay=0)
-    batches = prepare_batches(
-        random_corpus(500),
-        batch_size=32,
-        block_size=BLOCK_SIZE,
-        seed=seed,
-        shuffle=True,
-        num_threads=num_threads,
+    batches = list(
+        prepare_batches(
+            random_corpus(500),
+            batch_size=32,
+            block_size=BLOCK_SIZE,
+            seed=seed,
+            shuffle=True,
+            num_threads=num_threads,
+        )
     )
     state = start(model, optimizer, CPU)
     plan = Plan(epochs=3, learning_rate=0.5, schedule="linear", seed=seed, shuffle=True)
@@ -191,8 +193,8 @@ def test_batches_hold_every_row_once_in_both_directions() -> None:
     """If it failed, rows would be lost or counted twice, or the gradient would go to other words."""
     corpus = random_corpus(50)
     rows = row_order(50, seed=3, shuffle=True)
-    batches = prepare_batches(
-        corpus, batch_size=16, block_size=BLOCK_SIZE, seed=3, shuffle=True, num_threads=2
+    batches = list(
+        prepare_batches(corpus, batch_size=16, block_size=BLOCK_SIZE, seed=3, shuffle=True, num_threads=2)
     )
     assert [len(batch.labels) for batch in batches] == [16, 16, 16, 2]
     counts = dense(corpus)
@@ -218,8 +220,10 @@ def test_the_size_of_the_blocks_changes_nothing() -> None:
     for size in (1, 4, 1000):
         model, optimizer = random_model(), Optimizer(name="adam", weight_decay=0.1)
         state = start(model, optimizer, CPU)
-        batches = prepare_batches(
-            random_corpus(100), batch_size=16, block_size=size, seed=1, shuffle=True, num_threads=1
+        batches = list(
+            prepare_batches(
+                random_corpus(100), batch_size=16, block_size=size, seed=1, shuffle=True, num_threads=1
+            )
         )
         train(state, batches, optimizer, PLAN)
         trained.append(state.table)
@@ -263,8 +267,8 @@ def test_training_learns() -> None:
     state = start(model, optimizer, CPU)
     seen = []
     plan = Plan(epochs=5, learning_rate=0.5, schedule="linear", seed=1, shuffle=True)
-    batches = prepare_batches(
-        corpus, batch_size=32, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1
+    batches = list(
+        prepare_batches(corpus, batch_size=32, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1)
     )
     results = train(state, batches, optimizer, plan, validation=corpus, on_step=seen.append)
     assert results[0].loss < math.log(NUM_LABELS)
@@ -283,8 +287,8 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(bad: float)
     corpus = Corpus(
         ids=np.array([1, 2, 7], np.int32), offsets=np.array([0, 1, 2, 3]), labels=np.array([0, 1, 2])
     )
-    batches = prepare_batches(
-        corpus, batch_size=1, block_size=BLOCK_SIZE, seed=1, shuffle=False, num_threads=1
+    batches = list(
+        prepare_batches(corpus, batch_size=1, block_size=BLOCK_SIZE, seed=1, shuffle=False, num_threads=1)
     )
     state = start(model, optimizer, CPU)
     plan = Plan(epochs=2, learning_rate=0.1, schedule="constant", seed=1, shuffle=False)
@@ -298,8 +302,10 @@ def test_a_learning_rate_that_is_far_too_high_ends_in_the_error() -> None:
     optimizer = Optimizer(name="sgd", weight_decay=0)
     state = start(random_model(), optimizer, CPU)
     plan = Plan(epochs=50, learning_rate=1e38, schedule="constant", seed=1, shuffle=True)
-    batches = prepare_batches(
-        random_corpus(64), batch_size=8, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1
+    batches = list(
+        prepare_batches(
+            random_corpus(64), batch_size=8, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1
+        )
     )
     with pytest.raises(TrainingError, match="BOW_LEARNING_RATE"):
         train(state, batches, optimizer, plan)
