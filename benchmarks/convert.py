@@ -17,7 +17,8 @@ def write(folder: Path, locations: dict[str, str]) -> Task:
     labels: dict[str, int] = {}
     for part in PARTS:
         spec = DataSpec(location=locations[part], setting=f"the {part} data")
-        blocks, _ = read(spec, lambda rows: rows, num_threads=1, max_rejected=0.1)
+        blocks: list[Rows] = []
+        read(spec, lambda rows: rows, blocks.append, num_threads=1, max_rejected=0.1)
         names = {name for rows in blocks for name in rows.labels.unique().to_pylist()}
         unseen = sorted(names - labels.keys())
         labels |= {name: number for number, name in enumerate(unseen, len(labels))}

@@ -17,26 +17,32 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import structlog
 
-from job.corpus import RawCorpus
-from job.corpus_files import Damaged, read_corpus, write_corpus
-from job.dataset import DataSpec, RejectedRow, RejectedRows, find_sources
+from job.corpus import RawCorpus, RowBlock
+from job.corpus_files import CorpusWriter, Damaged, read_corpus
+from job.dataset import DataSpec, RejectedRow, RejectedRows, Summary, find_sources
 from serving.bundle import DataRecord
 from serving.errors import BowspritError, PlatformError
 from serving.features import FeatureSpec
 
 LAYOUT = 1
 """Goes up whenever the files of a corpus, or how texts are read, change: older ones are then made anew."""
+SAMPLE = 256
+"""Texts of a data set that are kept as they are, for the parity gate."""
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after which a half-written corpus is taken for one that a killed job left behind."""
 
 _UNFINISHED = ".unfinished-"
 
 log = structlog.get_logger()
+
+
+Fill = Callable[[Callable[[RowBlock], object]], Summary]
+"""Reads a data set and hands on its blocks, in the order of the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,13 @@ class DataSet:
     corpus: RawCorpus
     record: DataRecord
     rejected: RejectedRows
+
+    @classmethod
+    def of(cls, corpus: RawCorpus, summary: Summary) -> Self:
+        """A corpus with what reading it came to."""
+        rejected = summary.rejected
+        record = DataRecord(sha256=summary.fingerprint, rows=summary.num_rows, rejected=len(rejected))
+        return cls(corpus=corpus, record=record, rejected=rejected)
 
 
 class _Known(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,22 +84,18 @@ class Cache:
             for leftover in self._corpora.glob(f"{_UNFINISHED}*"):
                 self._discard_if_abandoned(leftover)
 
-    def get(self, spec: DataSpec, read: Callable[[], DataSet]) -> tuple[DataSet, bool]:
-        """The data set that the files of `spec` hold, and whether it was here; `read` reads it where not.
+    def get(self, spec: DataSpec, fill: Fill) -> tuple[DataSet, bool]:
+        """The data set that the files of `spec` hold, and whether it was here; `fill` reads it where not.
 
-        Raises what `read` raises, DataError where there are no such files, and PlatformError where the data
+        Raises what `fill` raises, DataError where there are no such files, and PlatformError where the data
         set cannot be written: nothing of it is left then.
         """
         facts = _facts(spec)
         with self._storage_errors():
             found = self._find(facts)
-        if found is not None:
-            return found, True
-        data = read()
-        if _unchanged(spec, facts):
-            with self._storage_errors():
-                self._keep(facts, data)
-        return data, False
+            if found is not None:
+                return found, True
+            return self._fill(facts, spec, fill), False
 
     def _find(self, facts: list[Any]) -> DataSet | None:
         path = self._known_path(facts)
@@ -103,11 +112,25 @@ class Cache:
         rejected.details.extend(known.details)
         return DataSet(corpus=corpus, record=known.record, rejected=rejected)
 
-    def _keep(self, facts: list[Any], data: DataSet) -> None:
-        sizes = [stamp.size for stamp in facts[1]]
-        name = _key(LAYOUT, data.record.sha256, sizes, facts[0])
-        if not self._has(name):
-            self._write(data.corpus, self._corpora / name)
+    def _fill(self, facts: list[Any], spec: DataSpec, fill: Fill) -> DataSet:
+        folder = self._corpora / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        try:
+            folder.mkdir()
+            with CorpusWriter(folder, sample=SAMPLE) as writer:
+                summary = fill(writer.add)
+                writer.finish()
+            data = DataSet.of(read_corpus(folder), summary)
+            sizes = [stamp.size for stamp in facts[1]]
+            name = _key(LAYOUT, data.record.sha256, sizes, facts[0])
+            if not self._has(name):
+                _put(folder, self._corpora / name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if _unchanged(spec, facts):
+            self._remember(facts, name, data)
+        return data
+
+    def _remember(self, facts: list[Any], name: str, data: DataSet) -> None:
         known = _Known(
             corpus=name, record=data.record, rejected=data.rejected.counts, details=data.rejected.details
         )
@@ -129,21 +152,6 @@ class Cache:
             return False
         return True
 
-    def _write(self, corpus: RawCorpus, path: Path) -> None:
-        """Writes a corpus in the place of whatever is there, which jobs that have it open keep."""
-        folder = self._corpora / f"{_UNFINISHED}{uuid.uuid4().hex}"
-        try:
-            folder.mkdir()
-            write_corpus(folder, corpus)
-            shutil.rmtree(path, ignore_errors=True)
-            folder.rename(path)
-        except OSError as error:
-            # Another job may have written the same meanwhile.
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
     @staticmethod
     def _discard_if_abandoned(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -160,6 +168,17 @@ class Cache:
                 f"BOW_CACHE_DIR={self._folder}: cannot be read or written ({reason}); nothing half-written "
                 "was left; free some space, name another folder, or unset BOW_CACHE_DIR"
             ) from error
+
+
+def _put(folder: Path, path: Path) -> None:
+    """Renames the folder, over whatever is there; jobs that have that open keep it."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        folder.rename(path)
+    except OSError as error:
+        # Another job may have put the same there meanwhile.
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
 
 
 def _facts(spec: DataSpec) -> list[Any]:

@@ -94,31 +94,49 @@ def tokenize_rows(rows: Rows, *, sample: int) -> RowBlock:
 
 def join(blocks: Sequence[RowBlock], *, sample: int) -> RawCorpus:
     """Joins the blocks of a data set into one numbering of tokens and labels."""
-    tokens, token_maps = _unify([block.tokens.dictionary for block in blocks])
-    labels, label_maps = _unify([block.labels.dictionary for block in blocks])
-    label_names: list[str] = sorted(labels.to_pylist())
-    rank = pc.index_in(labels, value_set=pa.array(label_names, pa.string())).to_numpy()
+    tokens, labels = Numbering(), Numbering()
+    token_maps = tokens.add([block.tokens.dictionary for block in blocks])
+    label_maps = labels.add([block.labels.dictionary for block in blocks])
+    label_names, rank = ranked(labels.strings)
 
     lengths = np.concatenate([np.diff(block.tokens.offsets) for block in blocks])
     texts = pa.chunked_array([block.sample for block in blocks], pa.string())
     return RawCorpus(
-        tokens=tokens,
+        tokens=tokens.strings,
         codes=np.concatenate([to[block.tokens.codes] for to, block in zip(token_maps, blocks, strict=True)]),
         offsets=offsets_of(lengths),
         label_names=label_names,
         labels=np.concatenate(
             [rank[to[block.labels.indices.to_numpy()]] for to, block in zip(label_maps, blocks, strict=True)]
-        ).astype(np.int64),
+        ),
         sample=texts[:sample].to_pylist(),
     )
 
 
-def _unify(dictionaries: Sequence[pa.StringArray]) -> tuple[pa.StringArray, list[Ids]]:
-    """One dictionary out of many, and for each of them where its entries went."""
-    united = pa.chunked_array(dictionaries, pa.string()).combine_chunks().dictionary_encode()
-    places = united.indices.to_numpy().astype(np.int32, copy=False)
-    ends = np.cumsum([len(dictionary) for dictionary in dictionaries])
-    return united.dictionary, np.split(places, ends[:-1])
+def ranked(labels: pa.StringArray) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The labels sorted by code point, and the place there of each of `labels`, [K]."""
+    names: list[str] = sorted(labels.to_pylist())
+    places = pc.index_in(labels, value_set=pa.array(names, pa.string())).to_numpy()
+    return names, places.astype(np.int64)
+
+
+class Numbering:
+    """Numbers distinct strings in the order in which they first appear, however they come in parts."""
+
+    def __init__(self) -> None:
+        self.strings: pa.StringArray = pa.array([], pa.string())
+        """Those that were added, [D]: a string's number is its place, and stays that."""
+
+    def add(self, dictionaries: Sequence[pa.StringArray]) -> list[Ids]:
+        """Numbers the strings of some dictionaries; returns the numbers of each one's entries.
+
+        It goes over all strings anew: add as many dictionaries at a time as there are strings already.
+        """
+        parts = [self.strings, *dictionaries]
+        united = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
+        self.strings = united.dictionary
+        places = united.indices.to_numpy().astype(np.int32, copy=False)
+        return np.split(places, np.cumsum([len(part) for part in parts]))[1:-1]
 
 
 def encode(raw: RawCorpus, vocabulary: Vocabulary, label_names: Sequence[str]) -> Corpus:

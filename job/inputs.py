@@ -1,7 +1,7 @@
 """What a run reads: its data sets, tokenized and told apart by what they are for, and a fixed vocabulary."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,16 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from job import tutorial
-from job.cache import Cache, DataSet
-from job.corpus import RawCorpus, join, tokenize_rows
-from job.dataset import DataSpec, RejectedRows, check_share, read
+from job.cache import SAMPLE, Cache, DataSet, Fill
+from job.corpus import RawCorpus, RowBlock, join, tokenize_rows
+from job.dataset import DataSpec, RejectedRows, Summary, check_share, read
 from job.settings import TUTORIAL
 from job.vocabulary import Vocabulary
 from serving.bundle import DataRecord
 from serving.errors import DataError
-
-SAMPLE = 256
-"""Texts of each data set that are kept as they are, for the parity gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +60,8 @@ def read_inputs(
             records[use] = tutorial.record(sentences)
     for use, spec in specs.items():
         if not (use == "train" and is_tutorial):
-            read_now = partial(_read, spec, num_threads=num_threads, max_rejected=max_rejected)
-            data, was_cached = cache.get(spec, read_now) if cache is not None else (read_now(), False)
+            fill = partial(_fill, spec, num_threads=num_threads, max_rejected=max_rejected)
+            data, was_cached = (_in_memory(fill), False) if cache is None else cache.get(spec, fill)
             check_share(spec, data.corpus.num_rows, data.rejected, max_rejected)
             corpora[use], records[use] = data.corpus, data.record
             rejected.update(data.rejected)
@@ -114,12 +111,17 @@ def read_vocabulary(path: Path) -> tuple[Vocabulary, DataRecord]:
     return Vocabulary(pa.array(first_line, pa.string())), record
 
 
-def _read(spec: DataSpec, *, num_threads: int, max_rejected: float) -> DataSet:
-    blocks, summary = read(
-        spec, partial(tokenize_rows, sample=SAMPLE), num_threads=num_threads, max_rejected=max_rejected
-    )
-    record = DataRecord(sha256=summary.fingerprint, rows=summary.num_rows, rejected=len(summary.rejected))
-    return DataSet(corpus=join(blocks, sample=SAMPLE), record=record, rejected=summary.rejected)
+def _fill(
+    spec: DataSpec, take: Callable[[RowBlock], object], *, num_threads: int, max_rejected: float
+) -> Summary:
+    tokenized = partial(tokenize_rows, sample=SAMPLE)
+    return read(spec, tokenized, take, num_threads=num_threads, max_rejected=max_rejected)
+
+
+def _in_memory(fill: Fill) -> DataSet:
+    blocks: list[RowBlock] = []
+    summary = fill(blocks.append)
+    return DataSet.of(join(blocks, sample=SAMPLE), summary)
 
 
 def _labels(train: RawCorpus, spec: DataSpec) -> list[str]:

@@ -67,8 +67,13 @@ class TooManyRejected(DataError):  # noqa: N818 - it names a finding about the d
 
 
 def read(
-    spec: DataSpec, process: Callable[[Rows], R], *, num_threads: int, max_rejected: float
-) -> tuple[list[R], Summary]:
+    spec: DataSpec,
+    process: Callable[[Rows], R],
+    take: Callable[[R], object],
+    *,
+    num_threads: int,
+    max_rejected: float,
+) -> Summary:
     """Read a data set and apply `process` to the good rows of each block; blocks without one are left out.
 
     Files are read in this thread; blocks of about 8 MiB are parsed and processed in `num_threads` others, of
@@ -76,7 +81,8 @@ def read(
 
     Args:
         spec: what to read.
-        process: takes one block's rows; its results are returned in the order of the rows.
+        process: takes one block's rows.
+        take: is given what `process` returned, in the order of the rows, in this thread.
         num_threads: at least 1.
         max_rejected: the largest allowed share of rejected rows, 0 to 1.
 
@@ -88,7 +94,6 @@ def read(
     sources = find_sources(spec.location, spec.format, spec.setting)
     fingerprint = Fingerprint()
     rejected = RejectedRows()
-    results: list[R] = []
     num_rows = 0
     pending: deque[tuple[Source, Future[tuple[int, list[R], list[Reject]]]]] = deque()
 
@@ -102,7 +107,8 @@ def read(
         source, future = pending.popleft()
         num_good, result, rejects = future.result()
         num_rows += num_good
-        results.extend(result)
+        for each in result:
+            take(each)
         rejected.add(str(source.path), rejects)
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="read") as pool:
@@ -118,14 +124,13 @@ def read(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     check_share(spec, num_rows, rejected, max_rejected)
-    summary = Summary(
+    return Summary(
         num_files=len(sources),
         num_rows=num_rows,
         num_bytes=fingerprint.num_bytes,
         rejected=rejected,
         fingerprint=fingerprint.hexdigest(),
     )
-    return results, summary
 
 
 def _parsers(source: Source, spec: DataSpec, fingerprint: Fingerprint) -> Iterator[Callable[[], Parsed]]:

@@ -4,15 +4,17 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from job import cache as cache_module
-from job import corpus_files
-from job.cache import ABANDONED_AFTER, Cache, DataSet
-from job.corpus import RawCorpus
-from job.dataset import DataSpec, TooManyRejected
+from job.cache import ABANDONED_AFTER, Cache
+from job.corpus import RowBlock, tokenize_rows
+from job.corpus_files import CorpusWriter
+from job.dataset import DataSpec, Summary, TooManyRejected
+from job.dataset import read as read_rows
 from job.inputs import Inputs, read_inputs
 from serving.errors import PlatformError
 
@@ -127,7 +129,8 @@ def test_a_damaged_cache_is_made_anew(
     tmp_path: Path, data: Path, part: str, damage: Callable[[Path], None]
 ) -> None:
     """If it failed, a disk error would end in a wrong model or in a cache that fails every run."""
-    expected = read(data, tmp_path / "cache")
+    expected = read(data, None)
+    read(data, tmp_path / "cache")
     (path,) = (tmp_path / "cache" / "corpora").glob(f"*/{part}")
     damage(path)
     mended = read(data, tmp_path / "cache")
@@ -149,26 +152,34 @@ def test_damaged_facts_are_made_anew(
     assert read(data, tmp_path / "cache").cached
 
 
-@pytest.mark.parametrize("written", range(5))
+@pytest.mark.parametrize("done", range(12))
 def test_a_full_disk_leaves_no_half_of_a_corpus(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, written: int
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
-    """If it failed, the next run would train on half a corpus, or the full disk would stay full."""
-    left = [written]
-    whole_open = Path.open
+    """If it failed, the next run would train on half a corpus, or the full disk would stay full.
 
-    def fill_up(path: Path, mode: str = "r", **options: object) -> object:
-        file = whole_open(path, mode, **options)  # type: ignore[call-overload]
+    Three files are opened, written to six times in all, and three more written at once.
+    """
+    left = [done]
+    whole_open, whole_write = Path.open, CorpusWriter._write
+
+    def spend() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail_to_open(path: Path, mode: str = "r", **options: Any) -> Any:
         if "w" in mode and tmp_path / "cache" in path.parents:
-            left[0] -= 1
-            if left[0] < 0:
-                file.write(b"half")
-                file.close()
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return file
+            spend()
+        return whole_open(path, mode, **options)
+
+    def fail_to_write(writer: CorpusWriter, *arguments: Any) -> None:
+        whole_write(writer, *arguments)
+        spend()
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", fill_up)
+        patched.setattr(Path, "open", fail_to_open)
+        patched.setattr(CorpusWriter, "_write", fail_to_write)
         with pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*No space left on device.*free some space"):
             read(data, tmp_path / "cache")
     assert [path.name for path in files(tmp_path / "cache") if path.name.startswith(".")] == []
@@ -180,14 +191,25 @@ def test_a_full_disk_leaves_no_half_of_a_corpus(
 def test_files_that_change_while_they_are_read_are_not_kept(tmp_path: Path, data: Path) -> None:
     """If it failed, a mixture of old and new rows would be kept under the new file's name."""
     spec = DataSpec(location=str(data), setting="BOW_TRAIN_DATA")
-    found = read(data, None)
 
-    def read_slowly() -> DataSet:
+    def read_slowly(take: Callable[[RowBlock], object]) -> Summary:
+        blocks: list[RowBlock] = []
+        summary = read_rows(
+            spec,
+            lambda rows: tokenize_rows(rows, sample=1),
+            blocks.append,
+            num_threads=1,
+            max_rejected=0.5,
+        )
+        for block in blocks:
+            take(block)
         data.write_text(TEXTS + "late\ten\n", encoding="utf-8")
-        return DataSet(corpus=found.corpora["train"], record=found.records["train"], rejected=found.rejected)
+        return summary
 
-    Cache(tmp_path / "cache").get(spec, read_slowly)
-    assert files(tmp_path / "cache") == []
+    found, _ = Cache(tmp_path / "cache").get(spec, read_slowly)
+    assert found.corpus.num_rows == 4
+    assert list((tmp_path / "cache" / "files").iterdir()) == []
+    assert read(data, tmp_path / "cache").corpora["train"].num_rows == 5
 
 
 def test_a_stricter_limit_holds_for_cached_rows(tmp_path: Path, data: Path) -> None:
@@ -216,22 +238,6 @@ def test_what_killed_jobs_left_is_removed_after_a_day(tmp_path: Path) -> None:
     os.utime(old, (before, before))
     Cache(tmp_path / "cache")
     assert (old.exists(), new.exists()) == (False, True)
-
-
-def test_a_corpus_without_tokens_can_be_kept(tmp_path: Path, data: Path) -> None:
-    """If it failed, data that has nothing to learn from would end in a traceback instead of words."""
-    corpus = read(data, None).corpora["train"]
-    empty_one = RawCorpus(
-        tokens=corpus.tokens[:0],
-        codes=corpus.codes[:0],
-        offsets=np.zeros(2, np.int64),
-        label_names=["x"],
-        labels=np.zeros(1, np.int64),
-        sample=[""],
-    )
-    corpus_files.write_corpus(tmp_path, empty_one)
-    found = corpus_files.read_corpus(tmp_path)
-    assert (len(found.tokens), len(found.codes), found.num_rows, found.sample) == (0, 0, 1, [""])
 
 
 def test_another_layout_is_made_anew(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

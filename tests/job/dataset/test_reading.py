@@ -68,7 +68,8 @@ def load(
     location: Path | str, *, max_rejected: float = 1.0, num_threads: int = 2, **fields: Any
 ) -> tuple[list[Row], Summary]:
     spec = DataSpec(location=str(location), setting="BOW_TRAIN_DATA", **fields)
-    blocks, summary = read(spec, pairs, num_threads=num_threads, max_rejected=max_rejected)
+    blocks: list[list[Row]] = []
+    summary = read(spec, pairs, blocks.append, num_threads=num_threads, max_rejected=max_rejected)
     return [row for block in blocks for row in block], summary
 
 
@@ -456,7 +457,8 @@ def test_results_keep_the_order_of_the_rows(
         return pairs(block)
 
     spec = DataSpec(location=str(tmp_path), setting="BOW_TRAIN_DATA")
-    blocks, summary = read(spec, slow, num_threads=num_threads, max_rejected=0)
+    blocks: list[list[Row]] = []
+    summary = read(spec, slow, blocks.append, num_threads=num_threads, max_rejected=0)
     assert [row for block in blocks for row in block] == rows
     assert len(blocks) > 3
     assert summary.num_files == 3
@@ -488,7 +490,8 @@ def test_only_a_window_of_blocks_is_held(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("job.dataset.reading.read_blocks", counting)
     spec = DataSpec(location=str(path), setting="BOW_TRAIN_DATA")
-    results, _ = read(spec, count, num_threads=2, max_rejected=0)
+    results: list[None] = []
+    read(spec, count, results.append, num_threads=2, max_rejected=0)
     assert len(results) > 100
     assert lead <= 2 + 2 + 1
 
@@ -554,7 +557,7 @@ def test_an_error_in_process_stops_reading(tmp_path: Path, monkeypatch: pytest.M
 
     spec = DataSpec(location=str(path), setting="BOW_TRAIN_DATA")
     with pytest.raises(KeyError, match="boom"):
-        read(spec, fail, num_threads=2, max_rejected=0)
+        read(spec, fail, print, num_threads=2, max_rejected=0)
     assert calls < 20
 
 

@@ -259,7 +259,7 @@ def test_damaged_parquet_is_a_data_error(tmp_path: Path) -> None:
         path.write_bytes(good[:position] + b"\xff" * 5 + good[position + 5 :])
         spec = DataSpec(location=str(path), setting="BOW_TRAIN_DATA")
         with suppress(DataError):
-            read(spec, len_of_texts, num_threads=1, max_rejected=1)
+            read(spec, len_of_texts, print, num_threads=1, max_rejected=1)
 
 
 def len_of_texts(rows: object) -> int:
