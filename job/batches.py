@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from job.corpus import Corpus, Ids, take_rows
+from job.corpus import CHUNK_ROWS, Corpus, Ids, take_rows
+from job.scratch import scratch_array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +57,19 @@ class Batch:
         )
 
 
-def row_order(num_rows: int, *, seed: int, shuffle: bool) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Which rows stand together in a batch: fixed for the whole run, a pure function of the seed."""
-    if not shuffle:
-        return np.arange(num_rows)
-    return np.random.Generator(np.random.PCG64([seed, 0])).permutation(num_rows)
+def row_order(
+    num_rows: int, *, seed: int, shuffle: bool, scratch: Path | None = None
+) -> npt.NDArray[np.int64]:
+    """Which rows stand together in a batch: fixed for the whole run, a pure function of the seed.
+
+    With `scratch`, a folder, the array is there; raises PlatformError as `scratch_array` does.
+    """
+    order = scratch_array(num_rows, np.int64, scratch)
+    for first in range(0, num_rows, CHUNK_ROWS):
+        order[first : first + CHUNK_ROWS] = np.arange(first, min(num_rows, first + CHUNK_ROWS))
+    if shuffle:
+        np.random.Generator(np.random.PCG64([seed, 0])).shuffle(order)
+    return order
 
 
 def batch_order(num_batches: int, *, seed: int, epoch: int, shuffle: bool) -> list[int]:
@@ -72,23 +83,29 @@ def batch_order(num_batches: int, *, seed: int, epoch: int, shuffle: bool) -> li
 
 
 def prepare_batches(
-    corpus: Corpus, *, batch_size: int, block_size: int, seed: int, shuffle: bool, num_threads: int
+    corpus: Corpus,
+    *,
+    batch_size: int,
+    block_size: int,
+    seed: int,
+    shuffle: bool,
+    num_threads: int,
+    scratch: Path | None = None,
 ) -> Iterator[Batch]:
     """Cuts the corpus into batches of `batch_size` rows (the last may be smaller), on the CPU.
 
     They come in their order, and no more than a few of them are made ahead of the one that is asked for.
 
     block_size: words of a block, at most.
+    scratch: a folder for what memory need not hold. Raises PlatformError where that has no room.
     """
-    order = row_order(corpus.num_rows, seed=seed, shuffle=shuffle)
+    order = row_order(corpus.num_rows, seed=seed, shuffle=shuffle, scratch=scratch)
     parts = (order[first : first + batch_size] for first in range(0, len(order), batch_size))
     calls = (partial(prepare_batch, corpus, rows, block_size=block_size) for rows in parts)
     return _made_ahead(calls, num_threads=num_threads)
 
 
-def prepare_batch(
-    corpus: Corpus, rows: np.ndarray[tuple[int], np.dtype[np.int64]], *, block_size: int
-) -> Batch:
+def prepare_batch(corpus: Corpus, rows: npt.NDArray[np.int64], *, block_size: int) -> Batch:
     """One batch of the named rows."""
     ids, offsets = take_rows(corpus.ids, corpus.offsets, rows)
     row_of_token = np.repeat(np.arange(len(rows), dtype=np.int32), np.diff(offsets))
@@ -109,7 +126,7 @@ def prepare_batch(
     )
 
 
-def sort_order(ids: Ids) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def sort_order(ids: Ids) -> npt.NDArray[np.int64]:
     """The stable order that sorts non-negative ids, [n]: half by half, since numpy sorts 16 bits by radix.
 
     >>> sort_order(np.array([70_000, 3, 70_000, 1], np.int32)).tolist()
@@ -121,7 +138,7 @@ def sort_order(ids: Ids) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return order
 
 
-def _block(words: Ids, rows: Ids, starts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> WordBlock:
+def _block(words: Ids, rows: Ids, starts: npt.NDArray[np.int64]) -> WordBlock:
     return WordBlock(
         words=torch.from_numpy(words),
         rows=torch.from_numpy(rows[starts[0] : starts[-1]]),

@@ -1,7 +1,8 @@
 """The encoded corpus: token ids and offsets, never a dense matrix of documents."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,13 @@ import pyarrow.compute as pc
 
 from job.dataset import Rows
 from job.features import TokenBlock, tokenize
+from job.scratch import scratch_array
 from job.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
+
+CHUNK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,27 +47,34 @@ class RawCorpus:
     """Positions in `label_names`, [N]."""
     sample: list[str]
     """Some of the texts as they were, for the parity gate."""
+    rows: npt.NDArray[np.int64] | None = None
+    """Where they are in `codes` and `offsets`, [N]; None where all that is there are the rows."""
 
     @property
     def num_rows(self) -> int:
         """N."""
         return len(self.labels)
 
+    def chunks(self) -> Iterator[tuple[Ids, Offsets]]:
+        """The codes and offsets of all rows, some rows at a time: the arrays may be larger than memory."""
+        for first in range(0, self.num_rows, CHUNK_ROWS):
+            if self.rows is None:
+                offsets = self.offsets[first : first + CHUNK_ROWS + 1]
+                yield self.codes[offsets[0] : offsets[-1]], offsets - offsets[0]
+            else:
+                yield take_rows(self.codes, self.offsets, self.rows[first : first + CHUNK_ROWS])
+
     def token_counts(self) -> npt.NDArray[np.int64]:
         """How often each of `tokens` occurs, [D]."""
-        return np.bincount(self.codes, minlength=len(self.tokens))
+        counts = np.zeros(len(self.tokens), np.int64)
+        for codes, _ in self.chunks():
+            counts += np.bincount(codes, minlength=len(counts))
+        return counts
 
     def take(self, rows: npt.NDArray[np.int64]) -> "RawCorpus":
-        """The named rows, in the order named; tokens and labels keep their numbers."""
-        codes, offsets = take_rows(self.codes, self.offsets, rows)
-        return RawCorpus(
-            tokens=self.tokens,
-            codes=codes,
-            offsets=offsets,
-            label_names=self.label_names,
-            labels=self.labels[rows],
-            sample=self.sample,
-        )
+        """The named rows, in the order named; everything keeps its number, and the codes their places."""
+        places = rows if self.rows is None else self.rows[rows]
+        return replace(self, labels=self.labels[rows], rows=places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,21 +150,35 @@ class Numbering:
         return np.split(places, np.cumsum([len(part) for part in parts]))[1:-1]
 
 
-def encode(raw: RawCorpus, vocabulary: Vocabulary, label_names: Sequence[str]) -> Corpus:
-    """Numbers the rows by the model's vocabulary and labels; unknown words vanish, unknown labels are -1."""
+def encode(
+    raw: RawCorpus, vocabulary: Vocabulary, label_names: Sequence[str], *, scratch: Path | None = None
+) -> Corpus:
+    """Numbers the rows by the model's vocabulary and labels; unknown words vanish, unknown labels are -1.
+
+    With `scratch`, a folder, all arrays are there instead of in memory. Raises PlatformError as
+    `scratch_array` does.
+    """
     token_ids = vocabulary.ids(raw.tokens)
-    ids = token_ids[raw.codes]
-    known = ids >= 0
-    offsets = raw.offsets
-    if not known.all():
-        kept_before = np.concatenate([[0], np.cumsum(known)])
-        ids, offsets = ids[known], kept_before[offsets]
+    num_tokens = len(raw.codes) if raw.rows is None else int(np.diff(raw.offsets)[raw.rows].sum())
+    ids = scratch_array(num_tokens, np.int32, scratch)
+    offsets = scratch_array(raw.num_rows + 1, np.int64, scratch)
+    offsets[0] = row = end = 0
+    for codes, chunk_offsets in raw.chunks():
+        found = token_ids[codes]
+        known = found >= 0
+        if not known.all():
+            found, chunk_offsets = found[known], offsets_of(known)[chunk_offsets]
+        ids[end : end + len(found)] = found
+        offsets[row + 1 : row + len(chunk_offsets)] = chunk_offsets[1:] + end
+        row, end = row + len(chunk_offsets) - 1, end + len(found)
     to_label = {name: index for index, name in enumerate(label_names)}
     label_ids = np.array([to_label.get(name, -1) for name in raw.label_names], dtype=np.int64)
-    return Corpus(ids=ids, offsets=offsets, labels=label_ids[raw.labels])
+    labels = scratch_array(raw.num_rows, np.int64, scratch)
+    np.take(label_ids, raw.labels, out=labels, mode="clip")  # without a copy, which other modes make
+    return Corpus(ids=ids[:end], offsets=offsets, labels=labels)
 
 
-def offsets_of(lengths: npt.NDArray[np.int64]) -> Offsets:
+def offsets_of(lengths: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Offsets:
     """The offsets [N + 1] of N bags of the given lengths [N].
 
     >>> offsets_of(np.array([2, 0, 3])).tolist()

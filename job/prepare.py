@@ -1,6 +1,7 @@
 """From what was read to what is trained on: the validation split, the vocabulary, the encoded corpora."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +30,20 @@ class Prepared:
 
 
 def prepare(
-    inputs: Inputs, *, validation_split: float, seed: int, min_count: int, max_size: int | None
+    inputs: Inputs,
+    *,
+    validation_split: float,
+    seed: int,
+    min_count: int,
+    max_size: int | None,
+    scratch: Path | None = None,
 ) -> Prepared:
     """Holds out validation rows, chooses the vocabulary from the training rows, and encodes every corpus.
 
-    Raises DataError where no row can be held out, or no word is left to learn from.
+    scratch: a folder for what memory need not hold.
+
+    Raises PlatformError where that has no room, and DataError where no row can be held out, or no word is
+    left to learn from.
     """
     raw = dict(inputs.corpora)
     if validation_split > 0:
@@ -47,7 +57,9 @@ def prepare(
             f"the training data has no word that occurs at least {min_count} times (BOW_MIN_COUNT); "
             "lower it, or name the column that holds the texts in BOW_TEXT_COLUMN"
         )
-    corpora = {use: encode(each, vocabulary, inputs.label_names) for use, each in raw.items()}
+    corpora = {
+        use: encode(each, vocabulary, inputs.label_names, scratch=scratch) for use, each in raw.items()
+    }
     if not len(corpora["train"].ids):
         raise DataError(
             f"none of the {len(vocabulary):,} words of BOW_VOCABULARY_FILE occurs in the training data; "

@@ -171,6 +171,7 @@ def _prepare(settings: Settings, inputs: Inputs) -> Prepared:
         seed=settings.seed,
         min_count=settings.min_count,
         max_size=settings.max_vocabulary,
+        scratch=settings.cache_dir,
     )
 
 
@@ -198,6 +199,7 @@ def _batches(
         seed=settings.seed,
         shuffle=settings.shuffle,
         num_threads=num_threads,
+        scratch=settings.cache_dir,
     )
     if settings.cache_dir is not None and device.torch_device.type == "cpu":
         with stored(settings.cache_dir, batches) as on_disk:

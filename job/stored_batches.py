@@ -1,8 +1,7 @@
 """Prepared batches on a disk, for a corpus that is larger than memory."""
 
 import errno
-import os
-import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from job.batches import Batch, WordBlock
-from serving.errors import PlatformError
+from job.scratch import scratch_errors, scratch_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,7 @@ class StoredBatches(Sequence[Batch]):
 
     def __init__(self, file: IO[bytes], places: list[_Place], folder: Path) -> None:
         self._file, self._places, self._folder = file, places, folder
+        self._reading = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -46,8 +46,9 @@ class StoredBatches(Sequence[Batch]):
             return [self[each] for each in range(*index.indices(len(self)))]
         place = self._places[index]
         data = np.empty(sum(place.sizes), np.int32)
-        with _storage_errors(self._folder):
-            _read_all(self._file.fileno(), data.data.cast("B"), place.start)
+        with scratch_errors(self._folder), self._reading:
+            self._file.seek(place.start)
+            _read_all(self._file, data.data.cast("B"))
         return _batch(torch.split(torch.from_numpy(data), place.sizes))
 
 
@@ -60,28 +61,16 @@ def stored(folder: Path, batches: Iterable[Batch]) -> Iterator[StoredBatches]:
     with ExitStack() as stack:
         places = []
         start = 0
-        with _storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0))
+        with scratch_errors(folder):
+            file = stack.enter_context(scratch_file(folder))
         for batch in batches:
             parts = _parts(batch)
             data = torch.cat(parts).numpy().data.cast("B")
-            with _storage_errors(folder):
+            with scratch_errors(folder):
                 _write_all(file, data)
             places.append(_Place(start=start, sizes=[len(part) for part in parts]))
             start += len(data)
         yield StoredBatches(file, places, folder)
-
-
-@contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PlatformError(
-            f"BOW_CACHE_DIR={folder}: the prepared batches cannot be written or read "
-            f"({error.strerror}); free some space, name another folder, or unset BOW_CACHE_DIR"
-        ) from error
 
 
 def _parts(batch: Batch) -> list[Tensor]:
@@ -109,9 +98,9 @@ def _write_all(file: IO[bytes], data: memoryview) -> None:
         data = data[file.write(data) :]
 
 
-def _read_all(descriptor: int, data: memoryview, start: int) -> None:
+def _read_all(file: IO[bytes], data: memoryview) -> None:
     while data:
-        number = os.preadv(descriptor, [data], start)
+        number = file.readinto(data)  # type: ignore[attr-defined]
         if not number:
             raise OSError(errno.EIO, "the file is shorter than what was written")
-        data, start = data[number:], start + number
+        data = data[number:]

@@ -1,13 +1,18 @@
+import errno
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from job import corpus as corpus_module
 from job.corpus import RawCorpus, encode, join, tokenize_rows
 from job.dataset import Rows
 from job.features import NO_TOKEN
 from job.vocabulary import Vocabulary, select
+from serving.errors import PlatformError
 
 TEXTS = ["b a  b", "", " \t", "c", "a\u00a0d b ", "Ünï a"]
 LABELS = ["x", "y", "x", "z", "y", "x"]
@@ -28,7 +33,11 @@ def raw_corpus(*sizes: int) -> RawCorpus:
 
 def tokens_of(raw: RawCorpus) -> list[list[str]]:
     names = raw.tokens.to_pylist()
-    split = [[names[code] for code in raw.codes[start:end]] for start, end in pairwise(raw.offsets)]
+    split = [
+        [names[code] for code in codes[start:end]]
+        for codes, offsets in raw.chunks()
+        for start, end in pairwise(offsets)
+    ]
     return [[token for token in row if token != NO_TOKEN] for row in split]
 
 
@@ -55,6 +64,40 @@ def test_encoding_counts_known_words_and_drops_the_others() -> None:
     assert bags == [[1, 2, 1], [], [], [], [2, 0, 1], [2]]
     assert corpus.labels.tolist() == [1, -1, 1, 0, -1, 1]
     assert (corpus.ids.dtype, corpus.num_rows) == (np.int32, 6)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 5, 6])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [4, 0, 5], [1]])
+def test_encoding_some_rows_at_a_time_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[int], chunk_rows: int
+) -> None:
+    """If it failed, a corpus that does not fit into memory would be another one."""
+    vocabulary = Vocabulary(pa.array(["d", "b", "a"]))
+    raw = raw_corpus(3, 3).take(np.array(rows)).take(np.arange(len(rows)))
+    whole = encode(raw, vocabulary, ["z", "x"])
+    counts = raw.token_counts()
+    monkeypatch.setattr(corpus_module, "CHUNK_ROWS", chunk_rows)
+    cut = encode(raw, vocabulary, ["z", "x"], scratch=tmp_path)
+    for name in ("ids", "offsets", "labels"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name), strict=True)
+    assert [cut.ids[start:end].tolist() for start, end in pairwise(cut.offsets)] == [
+        [{"d": 0, "b": 1, "a": 2}[token] for token in TEXTS[row].split() if token in "dba"] for row in rows
+    ]
+    np.testing.assert_array_equal(raw.token_counts(), counts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_that_the_disk_has_no_room_for_are_an_error_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, the process would be killed by a signal in the middle of encoding."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*No space left on device.*free some space"):
+        encode(raw_corpus(6), Vocabulary(pa.array(["a"])), ["x"], scratch=tmp_path)
 
 
 def test_taking_rows_keeps_their_tokens_and_labels() -> None:

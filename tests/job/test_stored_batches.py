@@ -42,7 +42,7 @@ def test_batches_on_a_disk_train_to_the_same_weights(tmp_path: Path) -> None:
         torch.manual_seed(1)
         state = start(BowClassifier(NUM_LABELS, NUM_WORDS), optimizer, torch.device("cpu"))
         if on_disk:
-            with stored(tmp_path / "cache", batches) as kept:
+            with stored(tmp_path, batches) as kept:
                 assert len(kept) == 19
                 train(state, kept, optimizer, plan)
         else:
@@ -50,14 +50,14 @@ def test_batches_on_a_disk_train_to_the_same_weights(tmp_path: Path) -> None:
         states.append(state)
     assert torch.equal(states[0].table, states[1].table)
     assert torch.equal(states[0].bias, states[1].bias)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_ends_training_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, a full disk would end in a traceback, or in batches of which the ends are missing."""
     batches = prepare_batches(random_corpus(300), **SHAPE)
     full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - `stored` closes it
-    monkeypatch.setattr("job.stored_batches.tempfile.TemporaryFile", lambda **_: full)
+    monkeypatch.setattr("job.stored_batches.scratch_file", lambda _: full)
     with (
         pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*No space left on device.*free some space"),
         stored(tmp_path, batches),
@@ -70,9 +70,7 @@ def test_a_shortened_file_is_no_batch(tmp_path: Path, monkeypatch: pytest.Monkey
     """If it failed, training would go on with whatever was in memory."""
     batches = prepare_batches(random_corpus(30), **SHAPE)
     path = tmp_path / "batches"
-    monkeypatch.setattr(
-        "job.stored_batches.tempfile.TemporaryFile", lambda **_: path.open("w+b", buffering=0)
-    )
+    monkeypatch.setattr("job.stored_batches.scratch_file", lambda _: path.open("w+b", buffering=0))
     with stored(tmp_path, batches) as kept:
         os.truncate(path, path.stat().st_size - 4)
         with pytest.raises(PlatformError, match="shorter than what was written"):
