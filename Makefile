@@ -87,7 +87,7 @@ types: setup ## Check the types
 	@$(BIN)/mypy
 
 docs: setup ## Write the README's tables anew from the code
-	@$(BIN)/python tests/readme.py
+	@$(BIN)/python -m tests.readme
 
 clean: ## Remove .venv and every cache; trained models in artifacts/ stay
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,12 +3,13 @@
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import corpus, limits, report
+from benchmarks import corpus, limits, plots, report
 from benchmarks.contenders import CONTENDERS, SCALED
 from benchmarks.convert import write
 from benchmarks.task import Task
@@ -30,6 +31,7 @@ def main() -> None:
         for labels in arguments.labels
     ]
     results: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "machine": limits.machine(arguments.threads),
         "limits": limits.measure(arguments.threads),
         "tasks": {
@@ -41,7 +43,7 @@ def main() -> None:
     (arguments.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     table = report.markdown(results)
     (arguments.folder / "results.md").write_text(table)
-    report.plot(results, arguments.folder)
+    plots.plot(results, arguments.folder)
     sys.stdout.write(table)
 
 

@@ -5,23 +5,33 @@ Each table stands between `<!-- name -->` and `<!-- end -->`.
 
 import ast
 import inspect
+import json
 import re
 import textwrap
 from pathlib import Path
 
+from benchmarks import report
 from job.metrics import LabelMetrics
 from job.settings import Settings, env_name, kind, shown
 from serving.bundle import FileNames, MetricsSummary
 from serving.errors import ExitCode
 
 README = Path(__file__).parents[1] / "README.md"
-MARKED = re.compile(r"(<!-- (settings|exit codes|files|metrics) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (settings|exit codes|files|metrics|benchmark) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def with_tables(text: str) -> str:
     """The text with every marked table made anew."""
     tables = {"settings": settings(), "exit codes": exit_codes(), "files": files(), "metrics": metrics()}
+    tables["benchmark"] = benchmark()
     return MARKED.sub(lambda match: f"{match[1]}{tables[match[2]]}{match[3]}", text)
+
+
+def benchmark() -> str:
+    """The last benchmark that was kept, in short."""
+    results = json.loads((README.parent / "benchmarks" / "results" / "results.json").read_text())
+    names = ("bowsprit", "bowsprit, words seen twice", "fasttext 5 epochs", "fasttext 25 epochs")
+    return report.summary(results, (*names, "vw 5 passes", "vw 20 passes", "sklearn logistic"))
 
 
 def settings() -> str:

@@ -17,7 +17,13 @@ REPOSITORY = Path(__file__).parents[1]
 def test_the_tables_are_those_of_the_code() -> None:
     """If it failed, the README would document another version: `make docs` writes the tables anew."""
     text = README.read_text()
-    assert {match[2] for match in MARKED.finditer(text)} == {"settings", "exit codes", "files", "metrics"}
+    assert {match[2] for match in MARKED.finditer(text)} == {
+        "settings",
+        "exit codes",
+        "files",
+        "metrics",
+        "benchmark",
+    }
     assert with_tables(text) == text
 
 

@@ -101,6 +101,7 @@ def test_the_table_compares_round_by_round() -> None:
         "slow": [figures(3, 0.8), figures(30, 0.8)],
     }
     results = {
+        "command": "python -m benchmarks",
         "machine": {"cpu": "a CPU", "num_threads": 2, "python": "3.12"},
         "limits": {"copied_bytes_per_second": 5e9, "nanoseconds_per_row_by_table_bytes": {"32768": 1.5}},
         "tasks": {"small": contenders},
@@ -114,6 +115,8 @@ def test_the_table_compares_round_by_round() -> None:
         "3.0",
     ]
     assert "| 1e+03 | 1.00 s | 10.0 |" in lines
+    short = report.summary(results, ("slow", "bowsprit")).splitlines()
+    assert short[-1] == "| small | 16.50 s, 0.8000 | 5.50 s, 0.9000 |"
 
 
 def test_the_profile_shows_every_stage() -> None:
