@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 import structlog
@@ -64,7 +64,7 @@ class DataSet:
 class _Known(msgspec.Struct, frozen=True, kw_only=True):
     """What files/KEY.json holds."""
 
-    corpus: str
+    corpus: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
     record: DataRecord
     rejected: dict[str, int]
     details: list[RejectedRow]

@@ -46,7 +46,8 @@ def run(settings: Settings, output: Output) -> Path:
     Raises what the stages raise, each a `BowspritError`; nothing is published then.
     """
     clock = StageClock()
-    keep_freed_memory()
+    if settings.cache_dir is None:  # with it, memory is what is short
+        keep_freed_memory()
     num_threads = _use_threads(settings)
     device = choose_device(settings.device, settings.require_gpu)
     output.device(device, num_threads)

@@ -152,6 +152,16 @@ def test_damaged_facts_are_made_anew(
     assert read(data, tmp_path / "cache").cached
 
 
+def test_facts_that_lead_out_of_the_cache_are_not_followed(tmp_path: Path, data: Path) -> None:
+    """If it failed, a file that somebody altered could have the job read from anywhere."""
+    read(data, tmp_path / "cache")
+    (corpus,) = (tmp_path / "cache" / "corpora").iterdir()
+    (path,) = (tmp_path / "cache" / "files").iterdir()
+    corpus.rename(tmp_path / corpus.name)
+    path.write_text(path.read_text().replace(corpus.name, f"../../{corpus.name}"))
+    assert not read(data, tmp_path / "cache").cached
+
+
 @pytest.mark.parametrize("done", range(12))
 def test_a_full_disk_leaves_no_half_of_a_corpus(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, done: int

@@ -20,7 +20,7 @@ pytestmark = [
 
 NUM_WORDS = 20_000
 TOKENS_PER_ROW = 8
-SMALL, LARGE = 3_000_000, 30_000_000
+SMALL, LARGE = 3_000_000, 60_000_000
 """Tokens. The small corpus fills all buffers that do not grow."""
 
 
