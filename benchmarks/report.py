@@ -30,6 +30,8 @@ def markdown(results: dict[str, Any]) -> str:
         "the median of the ratios round by round. `proof` comes on top: it is what checks a bundle before it",
         "is published, and the others have no such thing. The memory is that of training.",
         "",
+        *results.get("notes", []),
+        "",
     ]
     for name, contenders in results["tasks"].items():
         lines += [f"### {name}", "", *_table(contenders), ""]
@@ -100,7 +102,10 @@ def summary(results: dict[str, Any], names: tuple[str, ...]) -> str:
     for task, contenders in results["tasks"].items():
         cells = []
         for name in names:
-            rounds = contenders[name]
+            rounds = contenders.get(name)
+            if rounds is None:
+                cells.append("")
+                continue
             seconds = statistics.median(each["file_to_model"] for each in rounds)
             accuracy = statistics.median(each["accuracy"] for each in rounds)
             cells.append(f"{seconds:.2f} s, {accuracy:.4f}")
