@@ -9,12 +9,11 @@ Everything there may be deleted at any time, and is made again when it is needed
 import contextlib
 import errno
 import hashlib
-import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -25,8 +24,9 @@ import structlog
 from job.corpus import RawCorpus, RowBlock
 from job.corpus_files import CorpusWriter, Damaged, read_corpus
 from job.dataset import DataSpec, RejectedRow, RejectedRows, Summary, find_sources
+from job.scratch import cache_errors
 from serving.bundle import DataRecord
-from serving.errors import BowspritError, PlatformError
+from serving.errors import BowspritError
 from serving.features import FeatureSpec
 
 LAYOUT = 1
@@ -76,7 +76,7 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         """Makes the folder where it is missing; raises PlatformError where it cannot be written."""
         self._folder, self._corpora, self._files = folder, folder / "corpora", folder / "files"
-        with self._storage_errors():
+        with cache_errors(folder):
             for part in (self._corpora, self._files):
                 part.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=part):
@@ -91,7 +91,7 @@ class Cache:
         set cannot be written: nothing of it is left then.
         """
         facts = _facts(spec)
-        with self._storage_errors():
+        with cache_errors(self._folder):
             found = self._find(facts)
             if found is not None:
                 return found, True
@@ -119,7 +119,7 @@ class Cache:
             with CorpusWriter(folder, sample=SAMPLE) as writer:
                 summary = fill(writer.add)
                 writer.finish()
-            data = DataSet.of(read_corpus(folder), summary)
+            data = DataSet.of(read_corpus(folder, just_written=True), summary)
             sizes = [stamp.size for stamp in facts[1]]
             name = _key(LAYOUT, data.record.sha256, sizes, facts[0])
             if not self._has(name):
@@ -135,7 +135,7 @@ class Cache:
             corpus=name, record=data.record, rejected=data.rejected.counts, details=data.rejected.details
         )
         path = self._known_path(facts)
-        unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+        unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
         try:
             unfinished.write_bytes(msgspec.json.encode(known))
             unfinished.rename(path)
@@ -157,17 +157,6 @@ class Cache:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise PlatformError(
-                f"BOW_CACHE_DIR={self._folder}: cannot be read or written ({reason}); nothing half-written "
-                "was left; free some space, name another folder, or unset BOW_CACHE_DIR"
-            ) from error
 
 
 def _put(folder: Path, path: Path) -> None:

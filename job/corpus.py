@@ -48,7 +48,7 @@ class RawCorpus:
     sample: list[str]
     """Some of the texts as they were, for the parity gate."""
     rows: npt.NDArray[np.int64] | None = None
-    """Where they are in `codes` and `offsets`, [N]; None where all that is there are the rows."""
+    """The rows' numbers in `offsets`, [N], which has more than N then; None where it has these rows alone."""
 
     @property
     def num_rows(self) -> int:

@@ -102,7 +102,7 @@ class CorpusWriter:
         facts = _Facts(
             label_names=label_names,
             sample=self._sample,
-            files={name: _file_facts(self._folder / name) for name in (_TOKENS, *_ARRAYS)},
+            files={name: _facts_of(_map(self._folder / name)) for name in (_TOKENS, *_ARRAYS)},
         )
         (self._folder / _FACTS).write_bytes(msgspec.json.encode(facts))
 
@@ -128,11 +128,17 @@ class CorpusWriter:
             data = data[file.write(data) :]
 
 
-def read_corpus(folder: Path) -> RawCorpus:
-    """The corpus, its arrays mapped: what is not used is not in memory. Raises Damaged and OSError."""
+def read_corpus(folder: Path, *, just_written: bool = False) -> RawCorpus:
+    """The corpus, its arrays mapped: what is not used is not in memory. Raises Damaged and OSError.
+
+    Every byte is checked but where this process has `just_written` them.
+    """
     try:
         facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=_Facts)
-        mapped = {name: _map_whole(folder / name, facts.files[name]) for name in (_TOKENS, *_ARRAYS)}
+        mapped = {name: _map(folder / name) for name in (_TOKENS, *_ARRAYS)}
+        for name, content in mapped.items():
+            if not just_written and _facts_of(content) != facts.files[name]:
+                raise Damaged(str(folder / name))
         tokens = pa.ipc.open_file(pa.BufferReader(mapped[_TOKENS])).get_batch(0).column(0)
     except (msgspec.MsgspecError, KeyError, pa.ArrowInvalid) as error:
         raise Damaged(str(folder)) from error
@@ -148,8 +154,7 @@ def _to_ipc(tokens: pa.StringArray) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _file_facts(path: Path) -> _FileFacts:
-    content = _map(path)
+def _facts_of(content: "mmap.mmap | bytes") -> _FileFacts:
     return _FileFacts(size=len(content), crc32=zlib.crc32(content))
 
 
@@ -157,10 +162,3 @@ def _map(path: Path) -> "mmap.mmap | bytes":
     with path.open("rb") as file:
         is_empty = not file.seek(0, os.SEEK_END)
         return b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _map_whole(path: Path, facts: _FileFacts) -> "mmap.mmap | bytes":
-    content = _map(path)
-    if len(content) != facts.size or zlib.crc32(content) != facts.crc32:
-        raise Damaged(str(path))
-    return content

@@ -62,10 +62,11 @@ def read_inputs(
         if not (use == "train" and is_tutorial):
             fill = partial(_fill, spec, num_threads=num_threads, max_rejected=max_rejected)
             data, was_cached = (_in_memory(fill), False) if cache is None else cache.get(spec, fill)
-            check_share(spec, data.corpus.num_rows, data.rejected, max_rejected)
+            if was_cached:
+                check_share(spec, data.corpus.num_rows, data.rejected, max_rejected)
+                cached.add(use)
             corpora[use], records[use] = data.corpus, data.record
             rejected.update(data.rejected)
-            cached |= {use} if was_cached else set()
     fixed = tutorial.vocabulary() if is_tutorial else None
     if vocabulary_file is not None:
         fixed, records["vocabulary"] = read_vocabulary(vocabulary_file)

@@ -17,13 +17,13 @@ S = TypeVar("S", bound=np.generic)
 
 
 @contextmanager
-def scratch_errors(folder: Path) -> Iterator[None]:
-    """Turns what the disk can raise into PlatformError, with what to do."""
+def cache_errors(folder: Path) -> Iterator[None]:
+    """Turns what the disk under BOW_CACHE_DIR can raise into PlatformError, with what to do."""
     try:
         yield
     except OSError as error:
         raise PlatformError(
-            f"BOW_CACHE_DIR={folder}: this run's files there cannot be written or read ({error.strerror}); "
+            f"BOW_CACHE_DIR={folder}: cannot be written or read ({error.strerror or error}); "
             "free some space, name another folder, or unset BOW_CACHE_DIR"
         ) from error
 
@@ -41,7 +41,7 @@ def scratch_array(size: int, dtype: type[S], folder: Path | None) -> npt.NDArray
     num_bytes = size * np.dtype(dtype).itemsize
     if folder is None or not num_bytes:
         return np.empty(size, dtype)
-    with scratch_errors(folder), scratch_file(folder) as file:
+    with cache_errors(folder), scratch_file(folder) as file:
         # Where there is no such call (macOS), a full disk ends the process by a signal.
         allocate = getattr(os, "posix_fallocate", lambda file, _, size: os.truncate(file, size))
         allocate(file.fileno(), 0, num_bytes)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from job.batches import Batch, WordBlock
-from job.scratch import scratch_errors, scratch_file
+from job.scratch import cache_errors, scratch_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class StoredBatches(Sequence[Batch]):
             return [self[each] for each in range(*index.indices(len(self)))]
         place = self._places[index]
         data = np.empty(sum(place.sizes), np.int32)
-        with scratch_errors(self._folder), self._reading:
+        with cache_errors(self._folder), self._reading:
             self._file.seek(place.start)
             _read_all(self._file, data.data.cast("B"))
         return _batch(torch.split(torch.from_numpy(data), place.sizes))
@@ -61,12 +61,12 @@ def stored(folder: Path, batches: Iterable[Batch]) -> Iterator[StoredBatches]:
     with ExitStack() as stack:
         places = []
         start = 0
-        with scratch_errors(folder):
+        with cache_errors(folder):
             file = stack.enter_context(scratch_file(folder))
         for batch in batches:
             parts = _parts(batch)
             data = torch.cat(parts).numpy().data.cast("B")
-            with scratch_errors(folder):
+            with cache_errors(folder):
                 _write_all(file, data)
             places.append(_Place(start=start, sizes=[len(part) for part in parts]))
             start += len(data)
