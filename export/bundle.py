@@ -24,7 +24,6 @@ from serving.bundle import (
 )
 from serving.features import FeatureSpec
 from serving.parity import Rung, Tolerance
-from serving.reference import Reference
 from serving.weights import Parameters
 
 
@@ -66,7 +65,7 @@ def write_model(folder: Path, model: nn.Module, parameters: Parameters, provenan
         tensors = save({"weight": weight, "bias": bias})
         written.append(pool.submit((folder / FILES.weights).write_bytes, tensors))
         torchscript.write(folder / FILES.torchscript, model, extra_files)
-        examples = golden_examples(Reference.of(weight, bias, vocabulary), vocabulary, labels)
+        examples = golden_examples(weight, bias, vocabulary, labels)
         (folder / FILES.golden).write_bytes(msgspec.json.Encoder().encode_lines(examples))
     for each in written:
         each.result()

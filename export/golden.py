@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from serving.features import WHITESPACE
+from serving.features import WHITESPACE, tokenize
 from serving.reference import Reference
 from serving.verify import GoldenExample
 
@@ -16,12 +17,20 @@ SEED = 0
 
 
 def golden_examples(
-    reference: Reference, vocabulary: Sequence[str], labels: Sequence[str]
+    weight: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32],
+    vocabulary: Sequence[str],
+    labels: Sequence[str],
 ) -> list[GoldenExample]:
-    """The examples: the same for the same model, and nothing of the training data beyond its words."""
+    """The examples: the same for the same model, and nothing of the training data beyond its words.
+
+    weight: A, [K, V]; bias: b, [K].
+    """
     number = max(1, min(NUM_EXAMPLES, MAX_LOG_PROBS // len(labels)))
     texts = golden_texts(vocabulary, number)
-    log_probs = reference.score(texts).log_probs
+    used = {token for text in texts for token in tokenize(text)}
+    index = {word: place for place, word in enumerate(vocabulary) if word in used}
+    log_probs = Reference(weight=weight, bias=bias, index=index).score(texts).log_probs
     return [
         GoldenExample(text=text, label=labels[row.argmax()], log_probs=row.tolist())
         for text, row in zip(texts, log_probs, strict=True)

@@ -148,12 +148,12 @@ class _Lookup:
     def fill(self, graph: GraphProto) -> None:
         """Gives every lookup its words, last of all: graphs are copied while they are put together."""
         words = [word.encode() for word in self.vocabulary]
+        keys = AttributeProto(name="keys_strings", type=AttributeProto.STRINGS, strings=words)
+        values = AttributeProto(name="values_int64s", type=AttributeProto.INTS, ints=range(len(words)))
         for node in nodes(graph):
             if node.op_type == "LabelEncoder":
-                node.attribute.add(name="keys_strings", type=AttributeProto.STRINGS, strings=words)
-                node.attribute.add(
-                    name="values_int64s", type=AttributeProto.INTS, ints=range(len(self.vocabulary))
-                )
+                node.attribute.add().CopyFrom(keys)
+                node.attribute.add().CopyFrom(values)
 
 
 def _if(

@@ -7,13 +7,13 @@ import pytest
 
 from export.golden import MAX_LOG_PROBS, NUM_EXAMPLES, golden_examples, golden_texts
 from serving.weights import Parameters
-from tests.export.models import random_parameters, reference_of, words
+from tests.export.models import random_parameters, words
 
 UNKNOWN = "\ue000unknown\ue000"
 
 
 def examples_of(parameters: Parameters) -> list[tuple[str, str, list[float]]]:
-    found = golden_examples(reference_of(parameters), parameters.vocabulary, parameters.labels)
+    found = golden_examples(parameters.weight, parameters.bias, parameters.vocabulary, parameters.labels)
     return [(example.text, example.label, example.log_probs) for example in found]
 
 
