@@ -13,52 +13,29 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import msgspec
 import structlog
 
-from job.corpus import RawCorpus, RowBlock
-from job.corpus_files import CorpusWriter, Damaged, read_corpus
-from job.dataset import DataSpec, RejectedRow, RejectedRows, Summary, find_sources
+from job.collect import Collector
+from job.corpus_files import Damaged, InFolder, read_corpus
+from job.data_set import SAMPLE, DataSet, Fill
+from job.dataset import DataSpec, RejectedRow, RejectedRows, find_sources
 from job.scratch import cache_errors
 from serving.bundle import DataRecord
 from serving.errors import BowspritError
 from serving.features import FeatureSpec
 
-LAYOUT = 1
+LAYOUT = 2
 """Goes up whenever the files of a corpus, or how texts are read, change: older ones are then made anew."""
-SAMPLE = 256
-"""Texts of a data set that are kept as they are, for the parity gate."""
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after which a half-written corpus is taken for one that a killed job left behind."""
 
 _UNFINISHED = ".unfinished-"
 
 log = structlog.get_logger()
-
-
-Fill = Callable[[Callable[[RowBlock], object]], Summary]
-"""Reads a data set and hands on its blocks, in the order of the rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """A data set that was read."""
-
-    corpus: RawCorpus
-    record: DataRecord
-    rejected: RejectedRows
-
-    @classmethod
-    def of(cls, corpus: RawCorpus, summary: Summary) -> Self:
-        """A corpus with what reading it came to."""
-        rejected = summary.rejected
-        record = DataRecord(sha256=summary.fingerprint, rows=summary.num_rows, rejected=len(rejected))
-        return cls(corpus=corpus, record=record, rejected=rejected)
 
 
 class _Known(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,24 +61,28 @@ class Cache:
             for leftover in self._corpora.glob(f"{_UNFINISHED}*"):
                 self._discard_if_abandoned(leftover)
 
-    def get(self, spec: DataSpec, fill: Fill) -> tuple[DataSet, bool]:
+    def get(self, spec: DataSpec, fill: Fill, *, max_tokens: int | None) -> tuple[DataSet, bool]:
         """The data set that the files of `spec` hold, and whether it was here; `fill` reads it where not.
+
+        max_tokens: the distinct tokens that are held while counting, as `Numbering`'s limit. A corpus that
+        keeps below it is the same whatever the limit is.
 
         Raises what `fill` raises, DataError where there are no such files, and PlatformError where the data
         set cannot be written: nothing of it is left then.
         """
         facts = _facts(spec)
         with cache_errors(self._folder):
-            found = self._find(facts)
-            if found is not None:
-                return found, True
-            return self._fill(facts, spec, fill), False
+            for limit in dict.fromkeys((None, max_tokens)):
+                found = self._find([*facts, limit])
+                if found is not None and _holds(found, limit, max_tokens):
+                    return found, True
+            return self._fill(facts, spec, fill, max_tokens), False
 
     def _find(self, facts: list[Any]) -> DataSet | None:
         path = self._known_path(facts)
         try:
             known = msgspec.json.decode(path.read_bytes(), type=_Known)
-            corpus = read_corpus(self._corpora / known.corpus)
+            corpus, sample = read_corpus(self._corpora / known.corpus)
         except FileNotFoundError:
             return None
         except (msgspec.MsgspecError, Damaged):
@@ -110,24 +91,27 @@ class Cache:
         rejected = RejectedRows()
         rejected.counts.update(known.rejected)
         rejected.details.extend(known.details)
-        return DataSet(corpus=corpus, record=known.record, rejected=rejected)
+        return DataSet(corpus=corpus, sample=sample, record=known.record, rejected=rejected)
 
-    def _fill(self, facts: list[Any], spec: DataSpec, fill: Fill) -> DataSet:
+    def _fill(self, facts: list[Any], spec: DataSpec, fill: Fill, max_tokens: int | None) -> DataSet:
         folder = self._corpora / f"{_UNFINISHED}{uuid.uuid4().hex}"
         try:
             folder.mkdir()
-            with CorpusWriter(folder, sample=SAMPLE) as writer:
-                summary = fill(writer.add)
-                writer.finish()
-            data = DataSet.of(read_corpus(folder, just_written=True), summary)
+            with InFolder(folder) as store:
+                collector = Collector(store, sample=SAMPLE, max_tokens=max_tokens)
+                summary = fill(collector.add)
+                collector.finish()
+                store.finish(collector)
+            data = DataSet.of(*read_corpus(folder, just_written=True), summary)
+            limit = max_tokens if collector.dropped else None
             sizes = [stamp.size for stamp in facts[1]]
-            name = _key(LAYOUT, data.record.sha256, sizes, facts[0])
+            name = _key(LAYOUT, data.record.sha256, sizes, facts[0], limit)
             if not self._has(name):
                 _put(folder, self._corpora / name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if _unchanged(spec, facts):
-            self._remember(facts, name, data)
+            self._remember([*facts, limit], name, data)
         return data
 
     def _remember(self, facts: list[Any], name: str, data: DataSet) -> None:
@@ -157,6 +141,11 @@ class Cache:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds(data: DataSet, limit: int | None, max_tokens: int | None) -> bool:
+    """Whether what was kept with a limit is what reading with `max_tokens` as the limit would give."""
+    return limit == max_tokens or (max_tokens is not None and len(data.corpus.tokens) <= max_tokens)
 
 
 def _put(folder: Path, path: Path) -> None:

@@ -1,15 +1,16 @@
 """A raw corpus as a folder of files that can be mapped into memory: what the cache keeps.
 
-tokens.arrow   the distinct tokens, as an Arrow IPC file of one column
-codes          int32 [num_tokens], little-endian, as they are in memory; so are
+tokens.arrow   the distinct tokens and their counts, as an Arrow IPC file of two columns
+ids            int32 [num_tokens], little-endian, as they are in memory; so are
 offsets        int64 [N + 1]
-labels         int64 [N]
+labels         int32 [N]
 facts.json     the rest, and the size and CRC-32 of each of the files above
 """
 
 import mmap
 import os
 import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Self
@@ -19,19 +20,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from job.corpus import Numbering, RawCorpus, RowBlock, ranked
+from job.bags import Bags, Ids
+from job.collect import Collector
+from job.raw_corpus import RawCorpus
 
 _FACTS = "facts.json"
 _TOKENS = "tokens.arrow"
-_ARRAYS = {"codes": "<i4", "offsets": "<i8", "labels": "<i8"}
-_MIN_WAITING = 1 << 20
-"""Entries of the blocks' dictionaries that are waited for at least."""
-_AT_ONCE = 1 << 20
-"""Labels that are renumbered at once."""
+_ARRAYS = {"ids": "<i4", "offsets": "<i8", "labels": "<i4"}
+CHUNK_ROWS = 1 << 16
+"""Rows of a block, as it is read."""
+_AT_ONCE = 1 << 22
+"""Ids that are renumbered at once."""
 
 
 class Damaged(Exception):  # noqa: N818 - what was found out, not what went wrong
-    """The folder does not hold what a `CorpusWriter` left there."""
+    """The folder does not hold what was written there."""
 
 
 class _FileFacts(msgspec.Struct, frozen=True):
@@ -45,23 +48,15 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, _FileFacts]
 
 
-class CorpusWriter:
-    """Writes a corpus into an empty folder, block by block, and holds no more than its distinct tokens.
+class InFolder:
+    """The store that is an empty folder, which a `Collector` fills. Every method raises OSError."""
 
-    Codes are written as the block numbers them, and numbered as the whole corpus does, in their place, once
-    so many blocks have come that going over all tokens pays. Every method raises OSError.
-    """
-
-    def __init__(self, folder: Path, *, sample: int) -> None:
-        self._folder, self._sample_size = folder, sample
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files: dict[str, IO[bytes]] = {}
-        self._tokens, self._labels = Numbering(), Numbering()
-        self._waiting: list[tuple[int, pa.StringArray]] = []
-        """Blocks whose codes are their own: the number of codes, and what they stand for."""
-        self._num_waiting = 0
-        self._sample: list[str] = []
-        self._num_codes = 0
-        self._num_rows = 0
+        self._lengths: list[int] = []
+        """The number of ids of each block that is not renumbered yet."""
+        self._num_ids = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -76,48 +71,42 @@ class CorpusWriter:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, block: RowBlock) -> None:
-        """Writes the next rows."""
-        tokens = block.tokens
-        (label_map,) = self._labels.add([block.labels.dictionary])
-        self._write("labels", label_map[block.labels.indices.to_numpy()])
-        self._write("offsets", tokens.offsets[1:] + self._num_codes)
-        self._write("codes", tokens.codes)
-        self._num_codes += len(tokens.codes)
-        self._num_rows += len(block.labels)
-        self._sample += block.sample[: self._sample_size - len(self._sample)].to_pylist()
-        self._waiting.append((len(tokens.codes), tokens.dictionary))
-        self._num_waiting += len(tokens.dictionary)
-        if self._num_waiting > max(_MIN_WAITING, len(self._tokens.strings)):
-            self._number_waiting()
+    def append(self, block: Bags) -> None:
+        """Writes the next block."""
+        self._write("labels", block.labels)
+        self._write("offsets", block.offsets[1:] + np.int64(self._num_ids))
+        self._write("ids", block.ids)
+        self._lengths.append(len(block.ids))
+        self._num_ids += len(block.ids)
 
-    def finish(self) -> None:
-        """Writes what is known once all rows are there, facts.json last."""
-        self._number_waiting()
-        label_names, rank = ranked(self._labels.strings)
-        for first in range(0, self._num_rows, _AT_ONCE):
-            labels = self._read("labels", first, min(_AT_ONCE, self._num_rows - first))
-            self._write("labels", rank[labels], first)
-        (self._folder / _TOKENS).write_bytes(_to_ipc(self._tokens.strings))
+    def renumber(self, tables: Sequence[Ids]) -> None:
+        """Gives the ids of the last blocks their numbers, which the table of each block names by place."""
+        first = self._num_ids - sum(self._lengths)
+        for table, length in zip(tables, self._lengths, strict=True):
+            self._renumber(table, first, length)
+            first += length
+        self._lengths = []
+
+    def renumber_all(self, table: Ids) -> None:
+        """Gives the ids of all blocks other numbers."""
+        for first in range(0, self._num_ids, _AT_ONCE):
+            self._renumber(table, first, min(_AT_ONCE, self._num_ids - first))
+
+    def finish(self, collector: Collector) -> None:
+        """Writes what is known once all blocks are there, facts.json last."""
+        corpus = collector.corpus([])
+        (self._folder / _TOKENS).write_bytes(_to_ipc(corpus))
         facts = _Facts(
-            label_names=label_names,
-            sample=self._sample,
+            label_names=corpus.label_names,
+            sample=collector.sample,
             files={name: _facts_of(_map(self._folder / name)) for name in (_TOKENS, *_ARRAYS)},
         )
         (self._folder / _FACTS).write_bytes(msgspec.json.encode(facts))
 
-    def _number_waiting(self) -> None:
-        maps = self._tokens.add([dictionary for _, dictionary in self._waiting])
-        first = self._num_codes - sum(number for number, _ in self._waiting)
-        for (number, _), token_map in zip(self._waiting, maps, strict=True):
-            self._write("codes", token_map[self._read("codes", first, number)], first)
-            first += number
-        self._waiting, self._num_waiting = [], 0
-
-    def _read(self, name: str, first: int, number: int) -> npt.NDArray[Any]:
-        dtype = np.dtype(_ARRAYS[name])
-        found = os.pread(self._files[name].fileno(), number * dtype.itemsize, first * dtype.itemsize)
-        return np.frombuffer(found, dtype)
+    def _renumber(self, table: Ids, first: int, number: int) -> None:
+        size = np.dtype(_ARRAYS["ids"]).itemsize
+        found = os.pread(self._files["ids"].fileno(), number * size, first * size)
+        self._write("ids", table[np.frombuffer(found, _ARRAYS["ids"])], first)
 
     def _write(self, name: str, values: npt.NDArray[Any], first: int | None = None) -> None:
         """Writes the numbers at a place, or at the end."""
@@ -128,8 +117,19 @@ class CorpusWriter:
             data = data[file.write(data) :]
 
 
-def read_corpus(folder: Path, *, just_written: bool = False) -> RawCorpus:
-    """The corpus, its arrays mapped: what is not used is not in memory. Raises Damaged and OSError.
+class _Mapped:
+    """The blocks of a folder's corpus: only what is used of the files is in memory."""
+
+    def __init__(self, ids: Ids, offsets: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]) -> None:
+        self._all = Bags(ids=ids, offsets=offsets, labels=labels)
+
+    def __iter__(self) -> Iterator[Bags]:
+        for first in range(0, self._all.num_rows, CHUNK_ROWS):
+            yield self._all.part(first, min(first + CHUNK_ROWS, self._all.num_rows))
+
+
+def read_corpus(folder: Path, *, just_written: bool = False) -> tuple[RawCorpus, list[str]]:
+    """The corpus, its arrays mapped, and its first texts. Raises Damaged and OSError.
 
     Every byte is checked but where this process has `just_written` them.
     """
@@ -139,15 +139,23 @@ def read_corpus(folder: Path, *, just_written: bool = False) -> RawCorpus:
         for name, content in mapped.items():
             if not just_written and _facts_of(content) != facts.files[name]:
                 raise Damaged(str(folder / name))
-        tokens = pa.ipc.open_file(pa.BufferReader(mapped[_TOKENS])).get_batch(0).column(0)
+        table = pa.ipc.open_file(pa.BufferReader(mapped[_TOKENS])).get_batch(0)
     except (msgspec.MsgspecError, KeyError, pa.ArrowInvalid) as error:
         raise Damaged(str(folder)) from error
     arrays = {name: np.frombuffer(mapped[name], dtype) for name, dtype in _ARRAYS.items()}
-    return RawCorpus(tokens=tokens, label_names=facts.label_names, sample=facts.sample, **arrays)
+    corpus = RawCorpus(
+        tokens=table["token"],
+        counts=table["count"].to_numpy(),
+        label_names=facts.label_names,
+        blocks=_Mapped(**arrays),
+        num_rows=len(arrays["labels"]),
+        num_tokens=len(arrays["ids"]),
+    )
+    return corpus, facts.sample
 
 
-def _to_ipc(tokens: pa.StringArray) -> pa.Buffer:
-    batch = pa.record_batch({"token": tokens})
+def _to_ipc(corpus: RawCorpus) -> pa.Buffer:
+    batch = pa.record_batch({"token": corpus.tokens, "count": corpus.counts})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)

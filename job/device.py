@@ -93,6 +93,43 @@ def peak_device_memory(device: Device) -> int | None:
     return torch.cuda.max_memory_allocated(device.torch_device)
 
 
+def free_memory(device: Device) -> int | None:
+    """The bytes that are free on the GPU; None on the CPU, whose memory is the batches' own already."""
+    if device.torch_device.type == "cpu":
+        return None
+    return torch.cuda.mem_get_info(device.torch_device)[0]
+
+
+class CopyStream:
+    """Copies tensors to a GPU beside the work that it does, while the host goes on."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device.torch_device
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+
+    def copy(self, tensor: torch.Tensor) -> "Copy":
+        """Begins to copy; only from pinned memory does the host not wait for the end of it."""
+        pinned = tensor.pin_memory()
+        with torch.cuda.stream(self._stream):
+            return Copy(pinned.to(self._device, non_blocking=True), self._stream.record_event())
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A tensor on its way to a GPU."""
+
+    tensor: torch.Tensor
+    event: torch.cuda.Event
+    """That it has arrived."""
+
+    def arrived(self) -> torch.Tensor:
+        """The tensor; all further work on the GPU waits for it, and its memory is kept until that is done."""
+        current = torch.cuda.current_stream(self.tensor.device)
+        current.wait_event(self.event)
+        self.tensor.record_stream(current)
+        return self.tensor
+
+
 def usable_cores() -> int:
     """The CPU cores that this process may use: its affinity, and its container's limit rounded up."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,8 +7,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from serving.features import WHITESPACE
+
 NO_TOKEN = ""
-"""Arrow gives this where a text is blank or begins or ends with whitespace; it is never a feature."""
+"""Arrow gives this where two separators meet or a text ends in one; it is never a feature."""
+
+_LONGER = [chr(point).encode() for point in WHITESPACE if point > 0x7F]
+"""The separators beyond ASCII, of two and three bytes."""
+_LEADS = sorted({separator[0] for separator in _LONGER})
+_TWO_BYTES = [int.from_bytes(separator) for separator in _LONGER if len(separator) == 2]
+_THREE_BYTES = [int.from_bytes(separator) for separator in _LONGER if len(separator) == 3]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +25,11 @@ class TokenBlock:
 
     dictionary: pa.StringArray
     """The block's distinct tokens, [d], in order of first appearance; `NO_TOKEN` may be one of them."""
+    counts: npt.NDArray[np.int64]
+    """How often each of them occurs, [d]."""
     codes: npt.NDArray[np.int32]
     """Positions in `dictionary`, [num_tokens]."""
-    offsets: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int32]
     """[n + 1], from 0 to num_tokens."""
 
 
@@ -30,11 +40,34 @@ def tokenize(texts: pa.StringArray) -> TokenBlock:
     >>> block.dictionary.to_pylist(), block.codes.tolist(), block.offsets.tolist()
     (['hello', 'world', ''], [0, 0, 1, 2], [0, 3, 4])
     """
-    words = pc.utf8_split_whitespace(texts)
+    # At one pattern Arrow splits twice as fast as at all whitespace.
+    words = pc.split_pattern(texts, " ") if _only_spaces(texts) else pc.utf8_split_whitespace(texts)
     encoded = words.flatten().dictionary_encode()
-    offsets = words.offsets.to_numpy().astype(np.int64)
+    codes = encoded.indices.to_numpy().astype(np.int32, copy=False)
+    offsets = words.offsets.to_numpy()
     return TokenBlock(
         dictionary=encoded.dictionary,
-        codes=encoded.indices.to_numpy().astype(np.int32, copy=False),
+        counts=np.bincount(codes, minlength=len(encoded.dictionary)),
+        codes=codes,
         offsets=offsets - offsets[0],
     )
+
+
+def _only_spaces(texts: pa.StringArray) -> bool:
+    """Whether the texts hold no separator but U+0020; True may cost no more than it saves."""
+    buffer = texts.buffers()[2]
+    if buffer is None or not len(texts):
+        return True
+    ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :]
+    data = np.frombuffer(buffer, np.uint8)[ends[0] : ends[len(texts)]]
+    if (data < ord(" ")).any():  # control characters, all the other separators of ASCII among them
+        return False
+    is_lead = data == _LEADS[0]
+    for lead in _LEADS[1:]:
+        is_lead |= data == lead
+    places = np.flatnonzero(is_lead)
+    first, second, third = (
+        data[np.minimum(places + step, len(data) - 1)].astype(np.int32) for step in range(3)
+    )
+    two, three = first << 8 | second, first << 16 | second << 8 | third
+    return not (np.isin(two, _TWO_BYTES) | np.isin(three, _THREE_BYTES)).any()

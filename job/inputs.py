@@ -9,9 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from job import tutorial
-from job.cache import SAMPLE, Cache, DataSet, Fill
-from job.corpus import RawCorpus, RowBlock, join, tokenize_rows
+from job.cache import Cache
+from job.collect import RowBlock, tokenize_rows
+from job.data_set import SAMPLE, DataSet, read_into_memory
 from job.dataset import DataSpec, RejectedRows, Summary, check_share, read
+from job.numbering import limit_for
+from job.raw_corpus import RawCorpus
 from job.settings import TUTORIAL
 from job.vocabulary import Vocabulary
 from serving.bundle import DataRecord
@@ -24,6 +27,8 @@ class Inputs:
 
     corpora: dict[str, RawCorpus]
     """By use: `train`, `validation`, `test`."""
+    samples: dict[str, list[str]]
+    """Some texts of each as they were, for the parity gate."""
     records: dict[str, DataRecord]
     """What the manifest says of each, and of the `vocabulary` where a file fixed it."""
     rejected: RejectedRows
@@ -42,39 +47,47 @@ def read_inputs(
     *,
     num_threads: int,
     max_rejected: float,
+    max_vocabulary: int | None = None,
     cache: Cache | None = None,
 ) -> Inputs:
     """Reads each data set that is named, by use, and the vocabulary file.
 
-    What the cache has is not read again. The tutorial brings its own test data and vocabulary, where no
+    What the cache has is not read again. With `max_vocabulary` the training data's distinct words are held in
+    bounded memory, by the rule of `Numbering`. The tutorial brings its own test data and vocabulary, where no
     others are named. Raises DataError and PlatformError as `job.dataset.read` does, what `Cache.get` raises,
     and DataError where there are fewer than two labels.
     """
     is_tutorial = specs["train"].location == TUTORIAL
-    corpora, records = {}, {}
-    rejected = RejectedRows()
+    data_sets: dict[str, DataSet] = {}
     cached: set[str] = set()
     if is_tutorial:
-        for use, sentences in (("train", tutorial.TRAIN), ("test", tutorial.TEST)):
-            corpora[use] = tutorial.corpus(sentences)
-            records[use] = tutorial.record(sentences)
+        data_sets = {"train": tutorial.data_set(tutorial.TRAIN), "test": tutorial.data_set(tutorial.TEST)}
     for use, spec in specs.items():
         if not (use == "train" and is_tutorial):
             fill = partial(_fill, spec, num_threads=num_threads, max_rejected=max_rejected)
-            data, was_cached = (_in_memory(fill), False) if cache is None else cache.get(spec, fill)
+            max_tokens = limit_for(max_vocabulary) if use == "train" else None
+            if cache is None:
+                data_sets[use] = read_into_memory(fill, max_tokens=max_tokens)
+                continue
+            data_sets[use], was_cached = cache.get(spec, fill, max_tokens=max_tokens)
             if was_cached:
+                data = data_sets[use]
                 check_share(spec, data.corpus.num_rows, data.rejected, max_rejected)
                 cached.add(use)
-            corpora[use], records[use] = data.corpus, data.record
-            rejected.update(data.rejected)
+    rejected = RejectedRows()
+    for data in data_sets.values():
+        rejected.update(data.rejected)
+    records = {use: data.record for use, data in data_sets.items()}
+    train = data_sets["train"].corpus
     fixed = tutorial.vocabulary() if is_tutorial else None
     if vocabulary_file is not None:
         fixed, records["vocabulary"] = read_vocabulary(vocabulary_file)
     return Inputs(
-        corpora=corpora,
+        corpora={use: data.corpus for use, data in data_sets.items()},
+        samples={use: data.sample for use, data in data_sets.items()},
         records=records,
         rejected=rejected,
-        label_names=list(tutorial.LABELS) if is_tutorial else _labels(corpora["train"], specs["train"]),
+        label_names=list(tutorial.LABELS) if is_tutorial else _labels(train, specs["train"]),
         fixed_vocabulary=fixed,
         is_tutorial=is_tutorial,
         cached=frozenset(cached),
@@ -119,14 +132,8 @@ def _fill(
     return read(spec, tokenized, take, num_threads=num_threads, max_rejected=max_rejected)
 
 
-def _in_memory(fill: Fill) -> DataSet:
-    blocks: list[RowBlock] = []
-    summary = fill(blocks.append)
-    return DataSet.of(join(blocks, sample=SAMPLE), summary)
-
-
 def _labels(train: RawCorpus, spec: DataSpec) -> list[str]:
-    names = train.label_names
+    names = sorted(train.label_names)
     if len(names) < 2:
         raise DataError(
             f"{spec.setting}={spec.location}: expected at least two labels, found only {names[0]!r} in "

@@ -6,21 +6,32 @@ import resource
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """As in glibc's malloc.h."""
 _KEPT = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Lets arrays of up to 1 GiB take the place of freed ones.
+    """Lets arrays of up to 1 GiB take the place of freed ones, Arrow's as well.
 
-    The allocator would give each back to the system, which clears every page before it hands it out again:
+    The allocators would give each back to the system, which clears every page before it hands it out again:
     a fifth of the time from file to model. Nothing happens where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
+        pa.set_memory_pool(pa.system_memory_pool())
         mallopt(_M_MMAP_THRESHOLD, _KEPT)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Gives what the allocators of the C library and of Arrow hold, and nobody uses, back to the system."""
+    pa.default_memory_pool().release_unused()
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 def peak_memory() -> int:

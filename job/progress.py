@@ -10,7 +10,7 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from job.batches import Batch
+from job.batch import Batch
 from job.trainer import EpochResult
 
 LOG_EVERY = 30.0

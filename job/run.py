@@ -1,8 +1,6 @@
 """One run, stage by stage: from settings to a published bundle. The one module that imports `export`."""
 
-import contextlib
 import platform
-from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,24 +14,21 @@ from export.limits import check_size
 from export.provider import why_unusable
 from export.publish import point_latest_again, prepare_folder, publish, staging
 from job import metrics, tutorial
-from job.batches import Batch, prepare_batches
 from job.cache import Cache
 from job.dataset import DataSpec, TooManyRejected
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
 from job.identity import default_name, is_published
 from job.inputs import Inputs, read_inputs
-from job.memory import keep_freed_memory, peak_memory
-from job.metrics import Metrics
+from job.learn import Learned, Means, learn
+from job.memory import give_back_freed_memory, keep_freed_memory, peak_memory
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer
 from job.output import Output
 from job.prepare import Prepared, prepare, unseen_labels
-from job.progress import show_progress
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, not_shaping, shaping
-from job.stored_batches import stored
-from job.trainer import EpochResult, Plan, TrainState, block_size, evaluate, finish, start, train
+from job.trainer import Plan
 from serving.bundle import FILES, open_bundle
 from serving.features import FeatureSpec
 from serving.parity import Rung, Tolerance, check
@@ -72,19 +67,19 @@ def run(settings: Settings, output: Output) -> Path:
     output.prepared(prepared, inputs.label_names)
     check_size(prepared.token_bytes, inputs.label_names)
 
-    with device_errors(device), contextlib.ExitStack() as stack:
+    with device_errors(device):
         model = _initialize(settings, inputs, prepared)
-        before = tutorial.snapshot(model) if inputs.is_tutorial else None
-        with clock.stage("batches"):
-            batches = stack.enter_context(_batches(settings, inputs, prepared, device, num_threads))
-        with clock.stage("train"):
-            state, epochs = _train(settings, model, batches, prepared, device, output)
-        with clock.stage("evaluate"):
-            scored = _evaluate(state, prepared, inputs.label_names)
-    finish(state, model)
+    before = tutorial.snapshot(model) if inputs.is_tutorial else None
+    means = Means(
+        device=device, num_threads=num_threads, scratch=settings.cache_dir, for_people=output.for_people
+    )
+    learned = learn(
+        model, prepared.corpora, inputs.label_names, *_how_to_learn(settings), means=means, clock=clock
+    )
+    give_back_freed_memory()
     if before is not None:
         output.tutorial(before, tutorial.snapshot(model))
-    output.metrics(scored)
+    output.metrics(learned.scored)
 
     parameters = _parameters(model, prepared, inputs)
     provenance = _provenance(settings, inputs)
@@ -92,14 +87,14 @@ def run(settings: Settings, output: Output) -> Path:
     with staging(settings.output_dir) as folder:
         with clock.stage("export"):
             write_model(folder, model, parameters, provenance)
-            (folder / FILES.metrics).write_bytes(metrics.to_json(scored))
+            (folder / FILES.metrics).write_bytes(metrics.to_json(learned.scored))
         with clock.stage("verify"):
             rungs = _climb(folder, model, parameters, provenance, inputs, tolerance, device, output)
         output.parity(rungs)
         check(rungs, run_name)
-        record = _record(settings, clock, device, num_threads, prepared, epochs)
+        record = _record(settings, clock, device, num_threads, prepared, learned)
         (folder / FILES.run).write_bytes(record.to_json())
-        summaries = {use: each.summary for use, each in scored.items()}
+        summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)
         publish(folder, settings.output_dir, run_name, overwrite=settings.overwrite)
     output.published(bundle, open_bundle(bundle).bundle_id)
@@ -137,6 +132,7 @@ def _read(settings: Settings, num_threads: int) -> Inputs:
             settings.vocabulary_file,
             num_threads=num_threads,
             max_rejected=settings.max_rejected,
+            max_vocabulary=settings.max_vocabulary,
             cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
         )
     except TooManyRejected as error:
@@ -172,7 +168,6 @@ def _prepare(settings: Settings, inputs: Inputs) -> Prepared:
         seed=settings.seed,
         min_count=settings.min_count,
         max_size=settings.max_vocabulary,
-        scratch=settings.cache_dir,
     )
 
 
@@ -187,66 +182,19 @@ def _initialize(settings: Settings, inputs: Inputs, prepared: Prepared) -> BowCl
     return model
 
 
-@contextlib.contextmanager
-def _batches(
-    settings: Settings, inputs: Inputs, prepared: Prepared, device: Device, num_threads: int
-) -> Iterator[Sequence[Batch]]:
-    """On the GPU or in memory; those for the CPU in the cache's folder where there is one."""
-    assert settings.batch_size is not None
-    batches = prepare_batches(
-        prepared.corpora["train"],
-        batch_size=settings.batch_size,
-        block_size=block_size(len(inputs.label_names), device.torch_device),
-        seed=settings.seed,
-        shuffle=settings.shuffle,
-        num_threads=num_threads,
-        scratch=settings.cache_dir,
-    )
-    if settings.cache_dir is not None and device.torch_device.type == "cpu":
-        with stored(settings.cache_dir, batches) as on_disk:
-            yield on_disk
-    else:
-        yield [batch.to(device.torch_device) for batch in batches]
-
-
-def _train(
-    settings: Settings,
-    model: BowClassifier,
-    batches: Sequence[Batch],
-    prepared: Prepared,
-    device: Device,
-    output: Output,
-) -> tuple[TrainState, list[EpochResult]]:
+def _how_to_learn(settings: Settings) -> tuple[Optimizer, Plan]:
     assert settings.epochs is not None
+    assert settings.batch_size is not None
     assert settings.learning_rate is not None
-    optimizer = Optimizer(name=settings.optimizer, weight_decay=settings.weight_decay)
     plan = Plan(
         epochs=settings.epochs,
+        batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         schedule=settings.learning_rate_schedule,
         seed=settings.seed,
         shuffle=settings.shuffle,
     )
-    state = start(model, optimizer, device.torch_device)
-    with show_progress(plan.epochs * len(batches), plan.epochs, for_people=output.for_people) as progress:
-        epochs = train(
-            state,
-            batches,
-            optimizer,
-            plan,
-            validation=prepared.corpora.get("validation"),
-            on_step=progress.on_step,
-            on_epoch=progress.on_epoch,
-        )
-    return state, epochs
-
-
-def _evaluate(state: TrainState, prepared: Prepared, label_names: list[str]) -> dict[str, Metrics]:
-    return {
-        use: metrics.compute(evaluate(state, prepared.corpora[use]), label_names)
-        for use in ("validation", "test")
-        if use in prepared.corpora
-    }
+    return Optimizer(name=settings.optimizer, weight_decay=settings.weight_decay), plan
 
 
 def _parameters(model: BowClassifier, prepared: Prepared, inputs: Inputs) -> Parameters:
@@ -290,7 +238,7 @@ def _climb(
     if provider is not None and reason is not None:
         output.provider_unusable(provider[0], reason)
         provider = None
-    texts = {f"{use} texts": inputs.corpora[use].sample}
+    texts = {f"{use} texts": inputs.samples[use]}
     return climb_all(folder, model, parameters, provenance, texts, tolerance, provider=provider)
 
 
@@ -300,10 +248,8 @@ def _record(
     device: Device,
     num_threads: int,
     prepared: Prepared,
-    epochs: list[EpochResult],
+    learned: Learned,
 ) -> RunRecord:
-    train_corpus = prepared.corpora["train"]
-    num_tokens = len(train_corpus.ids)
     return RunRecord(
         started=clock.started,
         seconds=clock.seconds,
@@ -314,11 +260,12 @@ def _record(
         device_reason=device.reason,
         num_threads=num_threads,
         settings=not_shaping(settings),
-        num_rows=train_corpus.num_rows,
-        num_tokens=num_tokens,
-        tokens_per_second=num_tokens * len(epochs) / clock.stages["train"].seconds,
+        num_rows=prepared.corpora["train"].num_rows,
+        num_tokens=learned.num_tokens,
+        tokens_per_second=learned.num_tokens * len(learned.epochs) / clock.stages["train"].seconds,
         epochs=[
-            EpochRecord(loss=epoch.loss, validation_accuracy=epoch.validation_accuracy) for epoch in epochs
+            EpochRecord(loss=epoch.loss, validation_accuracy=epoch.validation_accuracy)
+            for epoch in learned.epochs
         ],
         stages=clock.stages,
         peak_memory=peak_memory(),

@@ -1,19 +1,20 @@
-"""Arrays and files for one run, on a disk, where memory would not hold them."""
+"""A file for one run, on a disk, for what memory would not hold."""
 
-import mmap
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.errors import PlatformError
 
-S = TypeVar("S", bound=np.generic)
+Place: TypeAlias = tuple[int, int]
+"""Where something is in a file: its first byte, and how many there are."""
 
 
 @contextmanager
@@ -28,21 +29,49 @@ def cache_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def scratch_file(folder: Path) -> IO[bytes]:
+def unnamed_file(folder: Path) -> IO[bytes]:
     """A file without a name: however the process ends, it is gone. Raises OSError."""
     return tempfile.TemporaryFile(dir=folder, buffering=0)
 
 
-def scratch_array(size: int, dtype: type[S], folder: Path | None) -> npt.NDArray[S]:
-    """An array [size] to fill: in memory, or in a file in a folder, which memory holds as far as it can.
+class ScratchFile:
+    """Takes arrays and gives their bytes back, to several threads if need be.
 
-    Raises PlatformError where the disk has no room for it: what is written to it later then always fits.
+    Every method raises PlatformError where the disk is full or fails.
     """
-    num_bytes = size * np.dtype(dtype).itemsize
-    if folder is None or not num_bytes:
-        return np.empty(size, dtype)
-    with cache_errors(folder), scratch_file(folder) as file:
-        # Where there is no such call (macOS), a full disk ends the process by a signal.
-        allocate = getattr(os, "posix_fallocate", lambda file, _, size: os.truncate(file, size))
-        allocate(file.fileno(), 0, num_bytes)
-        return np.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._end = 0
+
+    def __enter__(self) -> Self:
+        with cache_errors(self._folder):
+            self._file = self._stack.enter_context(unnamed_file(self._folder))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def put(self, values: npt.NDArray[Any]) -> Place:
+        """Writes an array, in one thread at a time; returns where it is."""
+        place = (self._end, values.nbytes)
+        self._end += values.nbytes
+        data = memoryview(values.tobytes())
+        with cache_errors(self._folder):
+            while data:
+                data = data[os.pwrite(self._file.fileno(), data, self._end - len(data)) :]
+        return place
+
+    def get(self, place: Place) -> npt.NDArray[np.uint8]:
+        """Reads the bytes of an array."""
+        start, size = place
+        found = np.empty(size, np.uint8)
+        data = found.data
+        with cache_errors(self._folder):
+            while data:
+                number = os.preadv(self._file.fileno(), [data], start + size - len(data))
+                if not number:
+                    raise OSError(errno.EIO, "the file is shorter than what was written")
+                data = data[number:]
+        return found

@@ -4,10 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 
-def stratified_split(
-    labels: npt.NDArray[np.int64], share: float, *, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Row numbers to train on and to validate on, each ascending: `share` of every label's rows is held out.
+def stratified_split(labels: npt.NDArray[np.int32], share: float, *, seed: int) -> npt.NDArray[np.bool_]:
+    """Which rows are to validate on, [N]: `share` of every label's rows.
 
     The rows are drawn by the seed alone. A label keeps at least one row to train on.
     """
@@ -19,4 +17,4 @@ def stratified_split(
     held_out_of = np.minimum(np.rint(counts * share), np.maximum(counts - 1, 0))
     held_out = np.zeros(len(labels), dtype=bool)
     held_out[order] = rank < np.repeat(held_out_of, counts)
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    return held_out

@@ -1,6 +1,6 @@
 """Training by mini-batch gradient descent on the NLL loss, with its gradient written out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from job.batches import Batch, in_order
-from job.corpus import Corpus
+from job.bags import Bags
+from job.batch import Batch
+from job.batch_stores import Batches
+from job.batches import batch_order
 from job.metrics import Predictions
 from job.model import BowClassifier
 from job.optimizer import Optimizer
@@ -37,9 +39,10 @@ _ADVICE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do with the batches."""
+    """What to do with the rows."""
 
     epochs: int
+    batch_size: int
     learning_rate: float
     schedule: Schedule
     seed: int
@@ -118,11 +121,11 @@ def learning_rate_at(step: int, num_steps: int, *, peak: float, schedule: Schedu
 
 def train(
     state: TrainState,
-    batches: Sequence[Batch],
+    batches: Batches,
     optimizer: Optimizer,
     plan: Plan,
     *,
-    validation: Corpus | None = None,
+    validation: Iterable[Bags] | None = None,
     on_step: Callable[[Batch], None] = lambda _: None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
 ) -> list[EpochResult]:
@@ -138,8 +141,8 @@ def train(
     for epoch in range(plan.epochs):
         losses: list[Tensor] = []
         loss_sum, num_rows, checked = 0.0, 0, 0
-        epoch_batches = in_order(batches, seed=plan.seed, epoch=epoch, shuffle=plan.shuffle)
-        for index, batch in enumerate(epoch_batches):
+        order = batch_order(len(batches), seed=plan.seed, epoch=epoch, shuffle=plan.shuffle)
+        for index, batch in enumerate(batches.in_order(order)):
             learning_rate = learning_rate_at(
                 state.step, num_steps, peak=plan.learning_rate, schedule=plan.schedule
             )
@@ -195,22 +198,24 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
 
 
 @torch.no_grad()
-def evaluate(state: TrainState, corpus: Corpus) -> Predictions:
-    """What the model says of every row of a corpus, in chunks that bound the memory; float32 sums."""
-    num_labels = len(state.bias)
-    size = min(MAX_CHUNK_ROWS, max(1, MAX_CHUNK_CELLS // num_labels))
-    predicted, true_log_probs = [], []
-    for first in range(0, corpus.num_rows, size):
-        offsets = corpus.offsets[first : first + size + 1]
-        ids = torch.from_numpy(corpus.ids[offsets[0] : offsets[-1]]).to(state.table.device)
-        bags = torch.from_numpy((offsets - offsets[0]).astype(np.int32)).to(state.table.device)
-        labels = torch.from_numpy(corpus.labels[first : first + size]).to(state.table.device)
-        sums = F.embedding_bag(ids, state.table, bags, mode="sum", include_last_offset=True)
-        log_probs = F.log_softmax(sums + state.bias, dim=1)  # [n, K]
-        predicted.append(log_probs.argmax(dim=1).cpu())
-        true_log_probs.append(log_probs.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1).double().cpu())
+def evaluate(state: TrainState, rows: Iterable[Bags]) -> Predictions:
+    """What the model says of every row, in chunks that bound the memory; float32 sums."""
+    size = min(MAX_CHUNK_ROWS, max(1, MAX_CHUNK_CELLS // len(state.bias)))
+    device = state.table.device
+    labels, predicted, true_log_probs = [], [], []
+    for block in rows:
+        for first in range(0, block.num_rows, size):
+            chunk = block.part(first, min(first + size, block.num_rows))
+            ids = torch.from_numpy(chunk.ids).to(device)
+            bags = torch.from_numpy(chunk.offsets.astype(np.int32)).to(device)
+            sums = F.embedding_bag(ids, state.table, bags, mode="sum", include_last_offset=True)
+            log_probs = F.log_softmax(sums + state.bias, dim=1)  # [n, K]
+            truth = torch.from_numpy(chunk.labels.astype(np.int64)).to(device).clamp(min=0).unsqueeze(1)
+            labels.append(chunk.labels)
+            predicted.append(log_probs.argmax(dim=1).cpu())
+            true_log_probs.append(log_probs.gather(1, truth).squeeze(1).double().cpu())
     return Predictions(
-        labels=corpus.labels,
+        labels=np.concatenate(labels).astype(np.int64),
         predicted=torch.cat(predicted).numpy(),
         log_probs=torch.cat(true_log_probs).numpy(),
     )

@@ -9,8 +9,9 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from job.corpus import RawCorpus, join, tokenize_rows
-from job.dataset import Rows
+from job.collect import collect, tokenize_rows
+from job.data_set import DataSet
+from job.dataset import RejectedRows, Rows
 from job.model import BowClassifier
 from job.vocabulary import Vocabulary
 from serving.bundle import DataRecord
@@ -38,17 +39,17 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(pa.array(words, pa.string()))
 
 
-def corpus(sentences: tuple[tuple[str, str], ...]) -> RawCorpus:
-    """Labelled sentences as any data set is read."""
+def data_set(sentences: tuple[tuple[str, str], ...]) -> DataSet:
+    """Labelled sentences as any data set is read.
+
+    The hash in its record is that of a TSV file of them without a header.
+    """
     texts, labels = zip(*sentences, strict=True)
     rows = Rows(texts=pa.array(texts, pa.string()), labels=pa.array(labels, pa.string()))
-    return join([tokenize_rows(rows, sample=len(texts))], sample=len(texts))
-
-
-def record(sentences: tuple[tuple[str, str], ...]) -> DataRecord:
-    """What the manifest says of the sentences: the hash is that of a TSV file of them without a header."""
-    text = "".join(f"{label}\t{text}\n" for text, label in sentences)
-    return DataRecord(sha256=hashlib.sha256(text.encode()).hexdigest(), rows=len(sentences), rejected=0)
+    corpus, sample = collect([tokenize_rows(rows, sample=len(texts))], sample=len(texts))
+    file = "".join(f"{label}\t{text}\n" for text, label in sentences).encode()
+    record = DataRecord(sha256=hashlib.sha256(file).hexdigest(), rows=len(sentences), rejected=0)
+    return DataSet(corpus=corpus, sample=sample, record=record, rejected=RejectedRows())
 
 
 def replay_draws() -> None:

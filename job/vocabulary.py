@@ -35,7 +35,9 @@ class Vocabulary:
     @cached_property
     def words(self) -> list[str]:
         """The tokens as Python strings, in the order of their ids."""
-        words: list[str] = self.tokens.to_pylist()
+        # No token holds a line feed, which separates tokens; Arrow would make one string at a time.
+        everything = pa.ListArray.from_arrays(pa.array([0, len(self)], pa.int32()), self.tokens)
+        words: list[str] = pc.binary_join(everything, "\n")[0].as_py().split("\n") if len(self) else []
         return words
 
     def ids(self, tokens: pa.StringArray) -> npt.NDArray[np.int32]:
@@ -55,16 +57,14 @@ def select(
 ) -> Vocabulary:
     """The tokens seen at least `min_count` times, the most frequent first, at most `max_size` of them.
 
-    Equal counts are ordered by code point, so that the order depends on nothing but the counts.
+    Equal counts keep the order of `tokens`, which is that of their first appearance.
 
     >>> select(pa.array(["b", "rare", "a"]), np.array([2, 1, 2]), min_count=2, max_size=None).words
-    ['a', 'b']
+    ['b', 'a']
     """
     is_kept = (counts >= max(min_count, 1)) & (pc.not_equal(tokens, NO_TOKEN).to_numpy(zero_copy_only=False))
     kept = np.flatnonzero(is_kept)
-    table = pa.table({"token": tokens.take(pa.array(kept)), "count": counts[kept]})
-    order = pc.sort_indices(table, sort_keys=[("count", "descending"), ("token", "ascending")])
-    places = kept[order.to_numpy()][:max_size]
+    places = kept[np.argsort(-counts[kept], kind="stable")][:max_size]
     ids = np.full(len(tokens), -1, dtype=np.int32)
     ids[places] = np.arange(len(places), dtype=np.int32)
     return Vocabulary(tokens.take(pa.array(places)), Source(tokens=tokens, ids=ids))

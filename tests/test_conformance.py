@@ -9,7 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from job.corpus import Corpus, encode, join, tokenize_rows
+from job.bags import Bags
+from job.collect import collect, tokenize_rows
+from job.corpus import encode
 from job.dataset import Rows
 from job.features import NO_TOKEN, tokenize
 from job.vocabulary import Vocabulary
@@ -46,10 +48,12 @@ def batches(texts: Sequence[str], sizes: Sequence[int]) -> Iterator[Sequence[str
         start += size
 
 
-def trained_on(texts: Sequence[str], vocabulary: Sequence[str]) -> Corpus:
+def trained_on(texts: Sequence[str], vocabulary: Sequence[str]) -> Bags:
     """What training would learn from: the texts as ids, by the job's own functions."""
     rows = Rows(texts=pa.array(texts, pa.string()), labels=pa.array(["a"] * len(texts), pa.string()))
-    return encode(join([tokenize_rows(rows, sample=0)], sample=0), Vocabulary(pa.array(vocabulary)), ["a"])
+    raw, _ = collect([tokenize_rows(rows, sample=0)], sample=0)
+    (bags,) = encode(raw, Vocabulary(pa.array(vocabulary)), ["a"])
+    return bags
 
 
 def assert_training_agrees(texts: Sequence[str], vocabulary: Sequence[str], ids: Ids, offsets: Ids) -> None:

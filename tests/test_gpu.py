@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from job.batches import prepare_batches
-from job.corpus import Corpus, offsets_of
+from job import batch_stores
+from job.bags import Bags, concatenate
+from job.batch_stores import BatchesOnTheirWay, kept
+from job.device import Device, choose_device
 from job.model import BowClassifier
 from job.optimizer import Optimizer, OptimizerName
 from job.output import Output
@@ -17,6 +18,7 @@ from job.settings import load_settings
 from job.trainer import Plan, evaluate, finish, start, train
 from serving.parity import check
 from serving.verify import verify
+from tests.job.bags import NUM_LABELS, NUM_WORDS, batches_of, random_bags
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,26 +26,21 @@ pytestmark = [
 ]
 
 
-def random_corpus(num_rows: int) -> Corpus:
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(0, 20, num_rows)
-    lengths[:64] = 0  # a batch without a token
-    return Corpus(
-        ids=generator.integers(0, 500, lengths.sum()).astype(np.int32),
-        offsets=offsets_of(lengths),
-        labels=generator.integers(0, 7, num_rows),
-    )
+BATCHES = {"batch_size": 64, "block_size": 1 << 31, "shuffle": False}
 
 
-def trained_on(device: torch.device, optimizer: Optimizer) -> tuple[BowClassifier, float]:
-    corpus, model = random_corpus(1000), BowClassifier(7, 500)
-    batches = list(
-        prepare_batches(corpus, batch_size=64, block_size=1 << 31, seed=1, shuffle=False, num_threads=1)
-    )
-    state = start(model, optimizer, device)
-    plan = Plan(epochs=3, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
-    train(state, [batch.to(device) for batch in batches], optimizer, plan, validation=corpus)
-    accuracy = evaluate(state, corpus).accuracy
+def random_rows() -> Bags:
+    rows = random_bags(1000, max_tokens=20)
+    return concatenate([random_bags(64, max_tokens=1), rows])  # a batch without a token
+
+
+def trained_on(device: Device, optimizer: Optimizer) -> tuple[BowClassifier, float]:
+    rows, model = random_rows(), BowClassifier(NUM_LABELS, NUM_WORDS)
+    state = start(model, optimizer, device.torch_device)
+    plan = Plan(epochs=3, batch_size=64, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
+    with kept(batches_of([rows], **BATCHES), device, None) as batches:
+        train(state, batches, optimizer, plan, validation=[rows])
+    accuracy = evaluate(state, [rows]).accuracy
     finish(state, model)
     return model, accuracy
 
@@ -52,10 +49,28 @@ def trained_on(device: torch.device, optimizer: Optimizer) -> tuple[BowClassifie
 def test_the_gpu_trains_the_same_model_as_the_cpu(name: OptimizerName) -> None:
     """If it failed, a model would depend on where it was trained by more than rounding."""
     optimizer = Optimizer(name=name, weight_decay=0.01)
-    there, accuracy_there = trained_on(torch.device("cuda:0"), optimizer)
-    here, accuracy_here = trained_on(torch.device("cpu"), optimizer)
+    there, accuracy_there = trained_on(choose_device("cuda:0", require_gpu=True), optimizer)
+    here, accuracy_here = trained_on(choose_device("cpu", require_gpu=False), optimizer)
     torch.testing.assert_close(there.weight, here.weight, rtol=1e-3, atol=1e-4)
     assert accuracy_there == pytest.approx(accuracy_here, abs=0.01)
+
+
+def test_batches_that_are_copied_one_by_one_train_to_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """If it failed, a step would begin before its batch has arrived, or after its memory was reused."""
+    device, optimizer = choose_device("cuda:0", require_gpu=True), Optimizer(name="sgd", weight_decay=0)
+    plan = Plan(epochs=20, batch_size=64, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
+    tables = []
+    for share, folder in ((1.0, None), (0.0, None), (0.0, tmp_path)):
+        monkeypatch.setattr(batch_stores, "DEVICE_SHARE", share)
+        state = start(BowClassifier(NUM_LABELS, NUM_WORDS), optimizer, device.torch_device)
+        with kept(batches_of([random_rows()], **BATCHES), device, folder) as batches:
+            assert isinstance(batches, BatchesOnTheirWay) == (not share)
+            train(state, batches, optimizer, plan)
+        tables.append(state.table.cpu())
+    for table in tables[1:]:
+        torch.testing.assert_close(table, tables[0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_on_the_gpu_ends_in_a_bundle_that_was_checked_there(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from job import tutorial
-from job.batches import prepare_batches
+from job.batch_stores import BatchesInMemory
 from job.corpus import encode
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer
 from job.trainer import Plan, finish, start, train
+from tests.job.bags import batches_of
 
 CPU = torch.device("cpu")
 
@@ -45,13 +46,11 @@ def bow(text: str) -> Tensor:
 
 
 def train_as_the_tutorial(model: BowClassifier) -> None:
-    corpus = encode(tutorial.corpus(tutorial.TRAIN), tutorial.vocabulary(), tutorial.LABELS)
-    batches = list(
-        prepare_batches(corpus, batch_size=1, block_size=1 << 31, seed=1, shuffle=False, num_threads=1)
-    )
+    corpus = encode(tutorial.data_set(tutorial.TRAIN).corpus, tutorial.vocabulary(), tutorial.LABELS)
+    batches = BatchesInMemory(batches_of(corpus, batch_size=1, shuffle=False))
     optimizer = Optimizer(name="sgd", weight_decay=0)
     state = start(model, optimizer, CPU)
-    plan = Plan(epochs=100, learning_rate=0.1, schedule="constant", seed=1, shuffle=False)
+    plan = Plan(epochs=100, batch_size=1, learning_rate=0.1, schedule="constant", seed=1, shuffle=False)
     train(state, batches, optimizer, plan)
     finish(state, model)
 

@@ -256,7 +256,7 @@ def read_blocks(source: Source, fingerprint: Fingerprint) -> Iterator[Block]:
     rest = b""
     is_start = True
     with storage_errors(path), _open(source) as stream:
-        block_bytes = min(BLOCK_BYTES, max(MIN_BLOCK_BYTES, path.stat().st_size // 4))
+        block_bytes = _block_bytes(path.stat().st_size)
         while chunk := stream.read(max(block_bytes, 4) if is_start else block_bytes):
             fingerprint.update(chunk)
             if is_start:
@@ -278,6 +278,12 @@ def read_blocks(source: Source, fingerprint: Fingerprint) -> Iterator[Block]:
         raise DataError(f"{path}: expected {source.format} data, found an empty file; fill or remove it")
     if rest:
         yield Block(path=path, first_line=line, data=rest)
+
+
+def _block_bytes(file_bytes: int) -> int:
+    """A file's even share of an even number of blocks, so that two threads, or four, have as much to do."""
+    num_blocks = max(4, 2 * -(-file_bytes // (2 * BLOCK_BYTES)))
+    return min(BLOCK_BYTES, max(MIN_BLOCK_BYTES, -(-file_bytes // num_blocks)))
 
 
 def _check_start(chunk: bytes, path: Path) -> bytes:

@@ -1,66 +1,87 @@
-"""Batches that are kept on a disk, or made as they are needed."""
+"""Batches in memory, on a disk, and on their way to a GPU: the same batches wherever they are kept."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from job import batches as batches_module
-from job.batches import Batch, prepare_batches
-from job.corpus import Corpus, offsets_of
+from job import batch_stores, scratch
+from job.batch import PackedBatch
+from job.batch_stores import Batches, BatchesInMemory, BatchesOnDisk, BatchesOnTheirWay, kept
+from job.device import Device
 from job.model import BowClassifier
 from job.optimizer import Optimizer
-from job.stored_batches import stored
-from job.trainer import Plan, start, train
+from job.scratch import ScratchFile
+from job.trainer import Plan, TrainState, start, train
 from serving.errors import PlatformError
+from tests.job.bags import NUM_LABELS, NUM_WORDS, batches_of, random_bags
 
-NUM_WORDS, NUM_LABELS = 40, 5
-SHAPE = {"batch_size": 16, "block_size": 7, "seed": 1, "shuffle": True, "num_threads": 2}
+CPU = Device(torch_device=torch.device("cpu"), requested="cpu", reason=None, description="")
+PLAN = Plan(epochs=2, batch_size=16, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
 
 
-def random_corpus(num_rows: int) -> Corpus:
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(0, 12, num_rows)
-    return Corpus(
-        ids=generator.integers(0, NUM_WORDS, lengths.sum()).astype(np.int32),
-        offsets=offsets_of(lengths),
-        labels=generator.integers(0, NUM_LABELS, num_rows),
-    )
+def trained_on(batches: Batches) -> TrainState:
+    assert (len(batches), batches.num_tokens) == (19, len(random_bags(300).ids))
+    optimizer = Optimizer(name="adagrad", weight_decay=0)
+    state = start(BowClassifier(NUM_LABELS, NUM_WORDS), optimizer, torch.device("cpu"))
+    train(state, batches, optimizer, PLAN)
+    return state
+
+
+def assert_same(one: TrainState, other: TrainState) -> None:
+    assert torch.equal(one.table, other.table)
+    assert torch.equal(one.bias, other.bias)
 
 
 def test_batches_on_a_disk_train_to_the_same_weights(tmp_path: Path) -> None:
     """If it failed, a corpus that does not fit into memory would give another model."""
-    corpus = random_corpus(300)
-    optimizer = Optimizer(name="adagrad", weight_decay=0)
-    plan = Plan(epochs=2, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
-    states = []
-    for on_disk in (False, True):
-        batches = prepare_batches(corpus, **SHAPE)
-        torch.manual_seed(1)
-        state = start(BowClassifier(NUM_LABELS, NUM_WORDS), optimizer, torch.device("cpu"))
-        if on_disk:
-            with stored(tmp_path, batches) as kept:
-                assert len(kept) == 19
-                train(state, kept, optimizer, plan)
-        else:
-            train(state, list(batches), optimizer, plan)
-        states.append(state)
-    assert torch.equal(states[0].table, states[1].table)
-    assert torch.equal(states[0].bias, states[1].bias)
+    with kept(batches_of([random_bags(300)]), CPU, None) as in_memory:
+        expected = trained_on(in_memory)
+    with kept(batches_of([random_bags(300)]), CPU, tmp_path) as on_disk:
+        assert isinstance(on_disk, BatchesOnDisk)
+        assert_same(trained_on(on_disk), expected)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_that_are_unpacked_each_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a large corpus would be trained on otherwise than a small one."""
+    expected = trained_on(BatchesInMemory(batches_of([random_bags(300)])))
+    monkeypatch.setattr(batch_stores, "UNPACKED_BYTES", 0)
+    assert_same(trained_on(BatchesInMemory(batches_of([random_bags(300)]))), expected)
+
+
+def test_what_a_gpu_does_not_hold_is_copied_to_it_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a corpus larger than the GPU's memory would end the job, or be trained on otherwise.
+
+    A stand-in for a GPU: tests/test_gpu.py has the real copies.
+    """
+    copied = []
+
+    def copy(batches: Iterator[PackedBatch], device: Device) -> Iterator[PackedBatch]:
+        for batch in batches:
+            copied.append(device)
+            yield batch
+
+    monkeypatch.setattr(batch_stores, "copied_ahead", copy)
+    expected = trained_on(BatchesInMemory(batches_of([random_bags(300)])))
+    size = BatchesInMemory(batches_of([random_bags(300)])).num_bytes
+    for free, kind in ((2 * size, BatchesInMemory), (size, BatchesOnTheirWay)):
+        monkeypatch.setattr(batch_stores, "free_memory", lambda _, free=free: free)
+        with kept(batches_of([random_bags(300)]), CPU, None) as batches:
+            assert isinstance(batches, kind)
+            assert_same(trained_on(batches), expected)
+    assert copied == [CPU] * 2 * 19
 
 
 def test_a_full_disk_ends_training_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, a full disk would end in a traceback, or in batches of which the ends are missing."""
-    batches = prepare_batches(random_corpus(300), **SHAPE)
-    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - `stored` closes it
-    monkeypatch.setattr("job.stored_batches.scratch_file", lambda _: full)
+    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - ScratchFile closes it
+    monkeypatch.setattr(scratch, "unnamed_file", lambda _: full)
     with (
         pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*No space left on device.*free some space"),
-        stored(tmp_path, batches),
+        kept(batches_of([random_bags(300)]), CPU, tmp_path),
     ):
         pass
     assert full.closed
@@ -68,27 +89,10 @@ def test_a_full_disk_ends_training_with_advice(tmp_path: Path, monkeypatch: pyte
 
 def test_a_shortened_file_is_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, training would go on with whatever was in memory."""
-    batches = prepare_batches(random_corpus(30), **SHAPE)
     path = tmp_path / "batches"
-    monkeypatch.setattr("job.stored_batches.scratch_file", lambda _: path.open("w+b", buffering=0))
-    with stored(tmp_path, batches) as kept:
+    monkeypatch.setattr(scratch, "unnamed_file", lambda _: path.open("w+b", buffering=0))
+    with ScratchFile(tmp_path) as file:
+        batches = BatchesOnDisk(file, batches_of([random_bags(30)]))
         os.truncate(path, path.stat().st_size - 4)
         with pytest.raises(PlatformError, match="shorter than what was written"):
-            kept[1]
-
-
-def test_few_batches_are_made_ahead_of_their_use() -> None:
-    """If it failed, all batches would be in memory before the first is written to the disk."""
-    made = []
-    original = batches_module.prepare_batch
-
-    def count(*arguments: Any, **named: Any) -> Batch:
-        made.append(1)
-        return original(*arguments, **named)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(batches_module, "prepare_batch", count)
-        batches = prepare_batches(random_corpus(300), **SHAPE)
-        next(batches)
-        assert len(made) <= 3
-        assert len(list(batches)) == 18
+            list(batches.in_order([1]))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from job import cache as cache_module
+from job.bags import concatenate
 from job.cache import ABANDONED_AFTER, Cache
-from job.corpus import RowBlock, tokenize_rows
-from job.corpus_files import CorpusWriter
+from job.collect import RowBlock, tokenize_rows
+from job.corpus_files import InFolder
 from job.dataset import DataSpec, Summary, TooManyRejected
 from job.dataset import read as read_rows
 from job.inputs import Inputs, read_inputs
@@ -28,10 +29,24 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def read(path: Path, folder: Path | None, *, max_rejected: float = 0.5, **spec: str) -> Inputs:
+def read(
+    path: Path,
+    folder: Path | None,
+    *,
+    max_rejected: float = 0.5,
+    max_vocabulary: int | None = None,
+    **spec: str,
+) -> Inputs:
     specs = {"train": DataSpec(location=str(path), setting="BOW_TRAIN_DATA", **spec)}  # type: ignore[arg-type]
     cache = None if folder is None else Cache(folder)
-    return read_inputs(specs, None, num_threads=1, max_rejected=max_rejected, cache=cache)
+    return read_inputs(
+        specs,
+        None,
+        num_threads=1,
+        max_rejected=max_rejected,
+        max_vocabulary=max_vocabulary,
+        cache=cache,
+    )
 
 
 def assert_equal(one: Inputs, other: Inputs) -> None:
@@ -39,9 +54,10 @@ def assert_equal(one: Inputs, other: Inputs) -> None:
     assert (one.rejected.counts, one.rejected.details) == (other.rejected.counts, other.rejected.details)
     corpus, expected = one.corpora["train"], other.corpora["train"]
     assert corpus.tokens.equals(expected.tokens)
-    assert (corpus.label_names, corpus.sample) == (expected.label_names, expected.sample)
-    for name in ("codes", "offsets", "labels"):
-        np.testing.assert_array_equal(getattr(corpus, name), getattr(expected, name), strict=True)
+    assert (corpus.label_names, one.samples) == (expected.label_names, other.samples)
+    found, wanted = concatenate(list(corpus)), concatenate(list(expected))
+    for name in ("ids", "offsets", "labels"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
 
 
 def files(folder: Path) -> list[Path]:
@@ -124,7 +140,7 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip, empty, Path.unlink])
-@pytest.mark.parametrize("part", ["codes", "offsets", "labels", "tokens.arrow"])
+@pytest.mark.parametrize("part", ["ids", "offsets", "labels", "tokens.arrow"])
 def test_a_damaged_cache_is_made_anew(
     tmp_path: Path, data: Path, part: str, damage: Callable[[Path], None]
 ) -> None:
@@ -162,16 +178,16 @@ def test_facts_that_lead_out_of_the_cache_are_not_followed(tmp_path: Path, data:
     assert not read(data, tmp_path / "cache").cached
 
 
-@pytest.mark.parametrize("done", range(12))
+@pytest.mark.parametrize("done", range(11))
 def test_a_full_disk_leaves_no_half_of_a_corpus(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
     """If it failed, the next run would train on half a corpus, or the full disk would stay full.
 
-    Three files are opened, written to six times in all, and three more written at once.
+    Three files are opened, written to five times in all, and three more written at once.
     """
     left = [done]
-    whole_open, whole_write = Path.open, CorpusWriter._write
+    whole_open, whole_write = Path.open, InFolder._write
 
     def spend() -> None:
         left[0] -= 1
@@ -183,13 +199,13 @@ def test_a_full_disk_leaves_no_half_of_a_corpus(
             spend()
         return whole_open(path, mode, **options)
 
-    def fail_to_write(writer: CorpusWriter, *arguments: Any) -> None:
+    def fail_to_write(writer: InFolder, *arguments: Any) -> None:
         whole_write(writer, *arguments)
         spend()
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", fail_to_open)
-        patched.setattr(CorpusWriter, "_write", fail_to_write)
+        patched.setattr(InFolder, "_write", fail_to_write)
         with pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*No space left on device.*free some space"):
             read(data, tmp_path / "cache")
     assert [path.name for path in files(tmp_path / "cache") if path.name.startswith(".")] == []
@@ -216,7 +232,7 @@ def test_files_that_change_while_they_are_read_are_not_kept(tmp_path: Path, data
         data.write_text(TEXTS + "late\ten\n", encoding="utf-8")
         return summary
 
-    found, _ = Cache(tmp_path / "cache").get(spec, read_slowly)
+    found, _ = Cache(tmp_path / "cache").get(spec, read_slowly, max_tokens=None)
     assert found.corpus.num_rows == 4
     assert list((tmp_path / "cache" / "files").iterdir()) == []
     assert read(data, tmp_path / "cache").corpora["train"].num_rows == 5
@@ -255,3 +271,24 @@ def test_another_layout_is_made_anew(tmp_path: Path, data: Path, monkeypatch: py
     read(data, tmp_path / "cache")
     monkeypatch.setattr(cache_module, "LAYOUT", cache_module.LAYOUT + 1)
     assert not read(data, tmp_path / "cache").cached
+
+
+def test_words_that_were_dropped_while_counting_are_kept_for_that_limit_alone(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, BOW_MAX_VOCABULARY would give another model where the cache holds the data."""
+    monkeypatch.setattr("job.inputs.limit_for", lambda size: size)
+    whole = read(data, tmp_path / "cache")
+    assert len(whole.corpora["train"].tokens) == 6
+    # Five words and the one that stands for none: at most as many are the same corpus.
+    enough = read(data, tmp_path / "cache", max_vocabulary=6)
+    assert enough.cached
+    assert_equal(enough, whole)
+    fewer = read(data, tmp_path / "cache", max_vocabulary=5)
+    assert not fewer.cached
+    assert fewer.corpora["train"].tokens.to_pylist() == ["good"]
+    assert_equal(fewer, read(data, None, max_vocabulary=5))
+    for limit, expected in ((5, fewer), (None, whole), (6, whole)):
+        again = read(data, tmp_path / "cache", max_vocabulary=limit)
+        assert again.cached
+        assert_equal(again, expected)

@@ -1,18 +1,18 @@
-import errno
-import os
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from job import corpus as corpus_module
-from job.corpus import RawCorpus, encode, join, tokenize_rows
+from job.bags import Bags, concatenate
+from job.collect import collect, tokenize_rows
+from job.corpus import encode
 from job.dataset import Rows
 from job.features import NO_TOKEN
+from job.raw_corpus import RawCorpus
 from job.vocabulary import Vocabulary, select
-from serving.errors import PlatformError
 
 TEXTS = ["b a  b", "", " \t", "c", "a\u00a0d b ", "Ünï a"]
 LABELS = ["x", "y", "x", "z", "y", "x"]
@@ -28,17 +28,20 @@ def raw_corpus(*sizes: int) -> RawCorpus:
     blocks = [
         tokenize_rows(rows(TEXTS[start:end], LABELS[start:end]), sample=2) for start, end in pairwise(ends)
     ]
-    return join(blocks, sample=3)
+    return collect(blocks, sample=3)[0]
+
+
+def bags_of(blocks: Iterable[Bags]) -> list[list[int]]:
+    return [bags.ids[start:end].tolist() for bags in blocks for start, end in pairwise(bags.offsets.tolist())]
+
+
+def labels_of(raw: RawCorpus) -> list[str]:
+    return [raw.label_names[label] for label in raw.labels()]
 
 
 def tokens_of(raw: RawCorpus) -> list[list[str]]:
     names = raw.tokens.to_pylist()
-    split = [
-        [names[code] for code in codes[start:end]]
-        for codes, offsets in raw.chunks()
-        for start, end in pairwise(offsets)
-    ]
-    return [[token for token in row if token != NO_TOKEN] for row in split]
+    return [[names[code] for code in bag if names[code] != NO_TOKEN] for bag in bags_of(raw)]
 
 
 @pytest.mark.parametrize("sizes", [(6,), (1, 5), (2, 2, 2), (1, 1, 1, 1, 1, 1)])
@@ -46,81 +49,83 @@ def test_blocks_join_into_one_numbering(sizes: tuple[int, ...]) -> None:
     """If it failed, a word or a label would mean another thing in the second block of a file."""
     raw = raw_corpus(*sizes)
     assert tokens_of(raw) == [text.split() for text in TEXTS]
-    assert [raw.label_names[label] for label in raw.labels] == LABELS
+    assert labels_of(raw) == LABELS
     assert raw.label_names == ["x", "y", "z"]
-    assert raw.num_rows == 6
+    assert (raw.num_rows, raw.num_tokens) == (6, sum(map(len, bags_of(raw))))
 
 
 def test_the_first_texts_are_kept_for_the_parity_gate() -> None:
     """If it failed, the gate would look at no text of the user's."""
-    assert raw_corpus(6).sample == TEXTS[:2]
-    assert raw_corpus(2, 4).sample == TEXTS[:3]
+    blocks = [tokenize_rows(rows(TEXTS[start : start + 2], LABELS[:2]), sample=2) for start in (0, 2)]
+    assert collect(blocks[:1], sample=3)[1] == TEXTS[:2]
+    assert collect(blocks, sample=3)[1] == TEXTS[:3]
 
 
 def test_encoding_counts_known_words_and_drops_the_others() -> None:
     """If it failed, a word that stands twice would count once, or unknown words would count."""
     corpus = encode(raw_corpus(3, 3), Vocabulary(pa.array(["d", "b", "a"])), ["z", "x"])
-    bags = [corpus.ids[start:end].tolist() for start, end in pairwise(corpus.offsets)]
-    assert bags == [[1, 2, 1], [], [], [], [2, 0, 1], [2]]
-    assert corpus.labels.tolist() == [1, -1, 1, 0, -1, 1]
-    assert (corpus.ids.dtype, corpus.num_rows) == (np.int32, 6)
+    assert bags_of(corpus) == [[1, 2, 1], [], [], [], [2, 0, 1], [2]]
+    whole = concatenate(list(corpus))
+    assert whole.labels.tolist() == [1, -1, 1, 0, -1, 1]
+    assert (whole.ids.dtype, corpus.num_rows) == (np.int32, 6)
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 2, 5, 6])
-@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [4, 0, 5], [1]])
-def test_encoding_some_rows_at_a_time_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[int], chunk_rows: int
-) -> None:
-    """If it failed, a corpus that does not fit into memory would be another one."""
-    vocabulary = Vocabulary(pa.array(["d", "b", "a"]))
-    raw = raw_corpus(3, 3).take(np.array(rows)).take(np.arange(len(rows)))
-    whole = encode(raw, vocabulary, ["z", "x"])
-    counts = raw.token_counts()
-    monkeypatch.setattr(corpus_module, "CHUNK_ROWS", chunk_rows)
-    cut = encode(raw, vocabulary, ["z", "x"], scratch=tmp_path)
-    for name in ("ids", "offsets", "labels"):
-        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name), strict=True)
-    assert [cut.ids[start:end].tolist() for start, end in pairwise(cut.offsets)] == [
-        [{"d": 0, "b": 1, "a": 2}[token] for token in TEXTS[row].split() if token in "dba"] for row in rows
+def test_tokens_that_were_dropped_while_counting_are_unknown() -> None:
+    """If it failed, they would count as the last word of the corpus."""
+    raw = raw_corpus(6)
+    dropped = [
+        Bags(ids=np.where(block.ids == 0, -1, block.ids), offsets=block.offsets, labels=block.labels)
+        for block in raw
     ]
-    np.testing.assert_array_equal(raw.token_counts(), counts)
-    assert list(tmp_path.iterdir()) == []
+    tokens = raw.tokens.to_pylist()
+    corpus = encode(replace(raw, blocks=dropped), Vocabulary(pa.array(tokens[::-1])), ["x"])
+    expected = [[token for token in row if token != tokens[0]] for row in tokens_of(raw)]
+    found = [[tokens[::-1][code] for code in bag] for bag in bags_of(corpus)]
+    assert [[token for token in row if token != NO_TOKEN] for row in found] == expected
+    kept = replace(raw, blocks=dropped).take(np.ones(6, bool))
+    assert kept.token_counts().tolist() == [0, *raw.token_counts()[1:].tolist()]
 
 
-def test_ids_that_the_disk_has_no_room_for_are_an_error_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If it failed, the process would be killed by a signal in the middle of encoding."""
-
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*No space left on device.*free some space"):
-        encode(raw_corpus(6), Vocabulary(pa.array(["a"])), ["x"], scratch=tmp_path)
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_corpus_that_is_drained_leaves_memory_block_by_block(num_threads: int) -> None:
+    """If it failed, the data would be in memory twice while batches are made of it."""
+    raw = raw_corpus(1, 1, 1, 1, 1, 1)
+    corpus = encode(raw, Vocabulary(pa.array(["d", "b", "a"])), ["z", "x"])
+    expected = bags_of(corpus)
+    blocks = corpus.drain(num_threads=num_threads)
+    found = [next(blocks)]
+    assert len(list(raw.blocks)) == 5 - num_threads
+    assert bags_of([*found, *blocks]) == expected
+    assert list(raw.blocks) == []
 
 
 def test_taking_rows_keeps_their_tokens_and_labels() -> None:
     """If it failed, the validation split would score other texts than it says."""
-    taken = raw_corpus(3, 3).take(np.array([4, 0]))
-    assert tokens_of(taken) == [["a", "d", "b"], ["b", "a", "b"]]
-    assert [taken.label_names[label] for label in taken.labels] == ["y", "x"]
+    raw = raw_corpus(3, 3)
+    kept = np.array([True, False, False, False, True, False])
+    taken = raw.take(kept)
+    assert tokens_of(taken) == [["b", "a", "b"], ["a", "d", "b"]]
+    assert labels_of(taken) == ["x", "y"]
+    # Two parts share the blocks: draining one leaves the other as it is.
+    assert bags_of(taken.drain()) == bags_of(taken)
+    assert tokens_of(raw.take(~kept)) == [[], [], ["c"], ["Ünï", "a"]]
 
 
 def test_token_counts_leave_out_rows_that_were_not_taken() -> None:
     """If it failed, the vocabulary would hold words of the validation rows."""
-    taken = raw_corpus(6).take(np.array([3]))
+    taken = raw_corpus(2, 4).take(np.arange(6) == 3)
     counts = dict(zip(taken.tokens.to_pylist(), taken.token_counts().tolist(), strict=True))
     assert {token for token, count in counts.items() if count} == {"c"}
+    assert taken.num_rows == 1
 
 
-def test_the_vocabulary_goes_by_count_and_then_by_code_point() -> None:
+def test_the_vocabulary_goes_by_count_and_then_by_first_appearance() -> None:
     """If it failed, the ids would depend on the order in which threads finished."""
     raw = raw_corpus(2, 4)
     everything = select(raw.tokens, raw.token_counts(), min_count=1, max_size=None)
-    assert everything.words == ["a", "b", "c", "d", "Ünï"]
-    assert select(raw.tokens, raw.token_counts(), min_count=2, max_size=None).words == ["a", "b"]
-    assert select(raw.tokens, raw.token_counts(), min_count=1, max_size=3).words == ["a", "b", "c"]
+    assert everything.words == ["b", "a", "c", "d", "Ünï"]
+    assert select(raw.tokens, raw.token_counts(), min_count=2, max_size=None).words == ["b", "a"]
+    assert select(raw.tokens, raw.token_counts(), min_count=1, max_size=3).words == ["b", "a", "c"]
     assert select(raw.tokens, raw.token_counts(), min_count=9, max_size=None).words == []
 
 

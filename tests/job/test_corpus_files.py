@@ -1,4 +1,4 @@
-"""A corpus that is written block by block is the one that is joined in memory."""
+"""A corpus that is written into files is the one that is collected in memory."""
 
 from pathlib import Path
 
@@ -6,9 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from job import collect as collect_module
 from job import corpus_files
-from job.corpus import RowBlock, join, tokenize_rows
-from job.corpus_files import CorpusWriter, read_corpus
+from job.bags import concatenate
+from job.collect import Collector, InMemory, RowBlock, tokenize_rows
+from job.corpus_files import InFolder, read_corpus
 from job.dataset import Rows
 
 
@@ -26,21 +28,37 @@ def random_blocks(num_blocks: int) -> list[RowBlock]:
     return blocks
 
 
+@pytest.mark.parametrize("max_tokens", [None, 10])
 @pytest.mark.parametrize("num_blocks", [1, 2, 40])
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
-def test_blocks_are_numbered_as_if_they_were_joined_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_blocks: int, at_once: int
+def test_blocks_are_numbered_as_they_are_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_blocks: int, at_once: int, max_tokens: int | None
 ) -> None:
     """If it failed, a run with BOW_CACHE_DIR would learn from other words than one without."""
-    monkeypatch.setattr(corpus_files, "_MIN_WAITING", at_once)
-    monkeypatch.setattr(corpus_files, "_AT_ONCE", at_once)
+    for module, name in (
+        (collect_module, "MIN_WAITING"),
+        (corpus_files, "_AT_ONCE"),
+        (corpus_files, "CHUNK_ROWS"),
+    ):
+        monkeypatch.setattr(module, name, at_once)
     blocks = random_blocks(num_blocks)
-    with CorpusWriter(tmp_path, sample=3) as writer:
+    with InFolder(tmp_path) as files:
+        memory = InMemory()
+        on_disk, in_memory = (Collector(store, sample=3, max_tokens=max_tokens) for store in (files, memory))
         for block in blocks:
-            writer.add(block)
-        writer.finish()
-    found, expected = read_corpus(tmp_path), join(blocks, sample=3)
+            on_disk.add(block)
+            in_memory.add(block)
+        on_disk.finish()
+        in_memory.finish()
+        files.finish(on_disk)
+    assert in_memory.dropped == (max_tokens is not None and num_blocks == 40)
+    found, sample = read_corpus(tmp_path)
+    expected = in_memory.corpus(memory.blocks)
     assert found.tokens.equals(expected.tokens)
-    assert (found.label_names, found.sample) == (expected.label_names, expected.sample)
-    for name in ("codes", "offsets", "labels"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
+    assert sample == in_memory.sample
+    for name in ("label_names", "num_rows", "num_tokens"):
+        assert getattr(found, name) == getattr(expected, name)
+    np.testing.assert_array_equal(found.counts, expected.counts)
+    one, other = concatenate(list(found)), concatenate(list(expected))
+    for name in ("ids", "offsets", "labels"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))

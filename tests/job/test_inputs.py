@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from job import tutorial
+from job.bags import Bags, concatenate
+from job.corpus import Corpus
 from job.dataset import DataSpec
 from job.inputs import Inputs, read_inputs, read_vocabulary
 from job.prepare import prepare, unseen_labels
@@ -16,6 +18,10 @@ def read(tmp_path: Path, vocabulary: Path | None = None, **files: str) -> Inputs
         path.write_text("text\tlabel\n" + content)
         specs[use] = DataSpec(location=str(path), setting=f"BOW_{use.upper()}_DATA")
     return read_inputs(specs, vocabulary, num_threads=1, max_rejected=0.5)
+
+
+def whole(corpus: Corpus) -> Bags:
+    return concatenate(list(corpus))
 
 
 def test_each_data_set_is_read_for_its_use(tmp_path: Path) -> None:
@@ -32,7 +38,7 @@ def test_each_data_set_is_read_for_its_use(tmp_path: Path) -> None:
     assert len(inputs.rejected) == 1
     prepared = prepare(inputs, validation_split=0, seed=1, min_count=1, max_size=None)
     assert prepared.vocabulary.words == ["a", "b", "c"]
-    assert prepared.corpora["test"].labels.tolist() == [-1, 0]
+    assert whole(prepared.corpora["test"]).labels.tolist() == [-1, 0]
 
 
 def test_the_tutorial_brings_its_own_test_data_and_vocabulary() -> None:
@@ -47,8 +53,8 @@ def test_the_tutorial_brings_its_own_test_data_and_vocabulary() -> None:
     assert inputs.label_names == ["SPANISH", "ENGLISH"]
     prepared = prepare(inputs, validation_split=0, seed=1, min_count=1, max_size=None)
     assert prepared.vocabulary.words == tutorial.vocabulary().words
-    assert prepared.corpora["train"].labels.tolist() == [0, 1, 0, 1]
-    assert prepared.corpora["test"].labels.tolist() == [0, 1]
+    assert whole(prepared.corpora["train"]).labels.tolist() == [0, 1, 0, 1]
+    assert whole(prepared.corpora["test"]).labels.tolist() == [0, 1]
 
 
 def test_one_label_is_not_enough(tmp_path: Path) -> None:
@@ -63,7 +69,9 @@ def test_validation_rows_are_taken_out_of_the_training_rows(tmp_path: Path) -> N
     prepared = prepare(inputs, validation_split=0.2, seed=1, min_count=1, max_size=None)
     train, validation = prepared.corpora["train"], prepared.corpora["validation"]
     assert (train.num_rows, validation.num_rows) == (16, 4)
-    assert len(validation.ids) == 0  # every word occurs once, so the held-out ones are not in the vocabulary
+    assert (
+        len(whole(validation).ids) == 0
+    )  # every word occurs once, so the held-out ones are not in the vocabulary
     assert len(prepared.vocabulary) == 16
 
 
@@ -89,7 +97,7 @@ def test_a_fixed_vocabulary_keeps_its_order(tmp_path: Path) -> None:
     assert inputs.records["vocabulary"].rows == 3
     prepared = prepare(inputs, validation_split=0, seed=1, min_count=1, max_size=None)
     assert prepared.vocabulary.words == ["c", "a", "unseen"]
-    assert prepared.corpora["train"].ids.tolist() == [1, 0]
+    assert whole(prepared.corpora["train"]).ids.tolist() == [1, 0]
 
 
 def test_a_vocabulary_of_other_data_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from job import log
-from job.batches import Batch
+from job.batch import Batch
 from job.progress import LoggedProgress, Meter, show_progress
 from job.trainer import EpochResult
 

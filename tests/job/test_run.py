@@ -181,7 +181,7 @@ def test_a_model_too_large_for_one_file_is_refused_before_training(
         limits.check_size(token_bytes, labels, max_bytes=limits.GRAPH_BYTES + 800)
 
     monkeypatch.setattr("job.run.check_size", smaller)
-    monkeypatch.setattr("job.run._train", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr("job.run.learn", lambda *_, **__: pytest.fail("training began"))
     with pytest.raises(SettingsError, match=r"set BOW_MAX_VOCABULARY=(\d+)"):
         train(tmp_path / "out", data)
 

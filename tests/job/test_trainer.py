@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from job.batches import Batch, batch_order, prepare_batch, prepare_batches, row_order, sort_order
-from job.corpus import Corpus, offsets_of
+from job.bags import Bags, offsets_of
+from job.batch import Batch, pack
+from job.batch_stores import BatchesInMemory
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer, OptimizerName
 from job.trainer import (
@@ -20,24 +21,14 @@ from job.trainer import (
     train_step,
 )
 from serving.errors import ExitCode, TrainingError
+from tests.job.bags import NUM_LABELS, NUM_WORDS, batches_of, random_bags
 
 CPU = torch.device("cpu")
-NUM_WORDS, NUM_LABELS = 40, 5
 BLOCK_SIZE = 7
-PLAN = Plan(epochs=2, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
+PLAN = Plan(epochs=2, batch_size=16, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
 
 
-def random_corpus(num_rows: int, *, seed: int = 0, max_tokens: int = 12) -> Corpus:
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(0, max_tokens, num_rows)
-    return Corpus(
-        ids=generator.integers(0, NUM_WORDS, lengths.sum()).astype(np.int32),
-        offsets=offsets_of(lengths),
-        labels=generator.integers(0, NUM_LABELS, num_rows),
-    )
-
-
-def dense(corpus: Corpus) -> Tensor:
+def dense(corpus: Bags) -> Tensor:
     counts = torch.zeros(corpus.num_rows, NUM_WORDS, dtype=torch.float64)
     for row in range(corpus.num_rows):
         for word in corpus.ids[corpus.offsets[row] : corpus.offsets[row + 1]]:
@@ -52,11 +43,11 @@ def random_model(seed: int = 0) -> BowClassifier:
     return model
 
 
-def batch_of(corpus: Corpus) -> Batch:
-    return prepare_batch(corpus, np.arange(corpus.num_rows), block_size=BLOCK_SIZE)
+def batch_of(corpus: Bags) -> Batch:
+    return pack(corpus, block_size=BLOCK_SIZE).unpack()
 
 
-def autograd(model: BowClassifier, corpus: Corpus) -> tuple[Tensor, Tensor, Tensor]:
+def autograd(model: BowClassifier, corpus: Bags) -> tuple[Tensor, Tensor, Tensor]:
     """The mean NLL loss and the gradients of A and b, all float64, by plain autograd."""
     precise = BowClassifier(NUM_LABELS, NUM_WORDS).double()
     precise.load_state_dict(model.double().state_dict())
@@ -70,7 +61,7 @@ def autograd(model: BowClassifier, corpus: Corpus) -> tuple[Tensor, Tensor, Tens
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 64])
 def test_the_gradient_is_autograds(num_rows: int) -> None:
     """If it differed, training would go downhill on another loss than NLL."""
-    model, corpus = random_model(), random_corpus(num_rows, seed=num_rows)
+    model, corpus = random_model(), random_bags(num_rows, seed=num_rows)
     loss, weight_gradient, bias_gradient = autograd(model, corpus)
     state = start(model, Optimizer(name="sgd", weight_decay=0), CPU)
     before = state.table.clone(), state.bias.clone()
@@ -84,7 +75,7 @@ def test_the_gradient_is_autograds(num_rows: int) -> None:
 
 def test_the_gradient_of_rows_without_known_words_reaches_the_bias_alone() -> None:
     """If it failed, empty texts would be lost, or would break a batch."""
-    corpus = Corpus(ids=np.empty(0, np.int32), offsets=np.zeros(4, np.int64), labels=np.array([0, 0, 1]))
+    corpus = Bags(ids=np.empty(0, np.int32), offsets=np.zeros(4, np.int64), labels=np.array([0, 0, 1]))
     model = random_model().double()
     state = start(model, Optimizer(name="sgd", weight_decay=0), CPU)
     train_step(state, batch_of(corpus), Optimizer(name="sgd", weight_decay=0), learning_rate=1.0)
@@ -109,7 +100,7 @@ def torch_optimizer(name: OptimizerName, parameters: list[Tensor], decay: float)
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "adam", "rmsprop"])
 def test_an_optimizer_is_torchs_where_every_row_is_touched(name: OptimizerName, decay: float) -> None:
     """If it differed, BOW_OPTIMIZER would not name the algorithm that everybody knows by that name."""
-    everywhere = random_corpus(64, max_tokens=60)
+    everywhere = random_bags(64, max_tokens=60)
     assert len(np.unique(everywhere.ids)) == NUM_WORDS
     model = random_model().double()
     plain = BowClassifier(NUM_LABELS, NUM_WORDS).double()
@@ -133,19 +124,19 @@ def test_rows_of_words_that_do_not_occur_stay_as_they_are(name: OptimizerName) -
     """If it failed, a step would cost as much as the vocabulary is large."""
     model, optimizer = random_model(), Optimizer(name=name, weight_decay=0.1)
     state = start(model, optimizer, CPU)
-    corpus = Corpus(ids=np.array([3, 3, 7], np.int32), offsets=np.array([0, 1, 3]), labels=np.array([0, 1]))
+    corpus = Bags(ids=np.array([3, 3, 7], np.int32), offsets=np.array([0, 1, 3]), labels=np.array([0, 1]))
     for _ in range(3):
         train_step(state, batch_of(corpus), optimizer, learning_rate=0.1)
     changed = (state.table != model.weight.detach().t()).any(dim=1).nonzero().flatten()
     assert changed.tolist() == [3, 7]
 
 
-def run_training(*, seed: int = 1, num_threads: int = 1, validation: Corpus | None = None) -> TrainState:
+def run_training(*, seed: int = 1, num_threads: int = 1, validation: Bags | None = None) -> TrainState:
     model = random_model()
     optimizer = Optimizer(name="adagrad", weight_decay=0)
-    batches = list(
-        prepare_batches(
-            random_corpus(500),
+    batches = BatchesInMemory(
+        batches_of(
+            [random_bags(500)],
             batch_size=32,
             block_size=BLOCK_SIZE,
             seed=seed,
@@ -154,8 +145,8 @@ def run_training(*, seed: int = 1, num_threads: int = 1, validation: Corpus | No
         )
     )
     state = start(model, optimizer, CPU)
-    plan = Plan(epochs=3, learning_rate=0.5, schedule="linear", seed=seed, shuffle=True)
-    train(state, batches, optimizer, plan, validation=validation)
+    plan = Plan(epochs=3, batch_size=32, learning_rate=0.5, schedule="linear", seed=seed, shuffle=True)
+    train(state, batches, optimizer, plan, validation=None if validation is None else [validation])
     return state
 
 
@@ -169,49 +160,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 
 def test_validation_does_not_change_the_training() -> None:
     """If it failed, looking at the model would change it."""
-    assert torch.equal(run_training().table, run_training(validation=random_corpus(10)).table)
-
-
-def test_the_order_of_an_epoch_is_a_pure_function_of_seed_and_epoch() -> None:
-    """If it failed, a run could not go on from a checkpoint as if nothing had happened."""
-    orders = {
-        (seed, epoch): batch_order(50, seed=seed, epoch=epoch, shuffle=True)
-        for seed in (1, 2)
-        for epoch in (0, 1)
-    }
-    assert all(sorted(order) == list(range(50)) for order in orders.values())
-    assert len({tuple(order) for order in orders.values()}) == 4
-    torch.manual_seed(9)
-    np.random.default_rng(9).random()
-    assert batch_order(50, seed=1, epoch=1, shuffle=True) == orders[1, 1]
-    assert batch_order(3, seed=1, epoch=5, shuffle=False) == [0, 1, 2]
-    assert sorted(row_order(50, seed=1, shuffle=True)) == list(range(50))
-    assert row_order(4, seed=1, shuffle=False).tolist() == [0, 1, 2, 3]
-
-
-def test_batches_hold_every_row_once_in_both_directions() -> None:
-    """If it failed, rows would be lost or counted twice, or the gradient would go to other words."""
-    corpus = random_corpus(50)
-    rows = row_order(50, seed=3, shuffle=True)
-    batches = list(
-        prepare_batches(corpus, batch_size=16, block_size=BLOCK_SIZE, seed=3, shuffle=True, num_threads=2)
-    )
-    assert [len(batch.labels) for batch in batches] == [16, 16, 16, 2]
-    counts = dense(corpus)
-    for number, batch in enumerate(batches):
-        expected = counts[torch.from_numpy(rows[number * 16 : number * 16 + 16].copy())]
-        by_row = torch.zeros_like(expected)
-        by_word = torch.zeros_like(expected)
-        for row in range(len(batch.labels)):
-            for word in batch.ids[batch.offsets[row] : batch.offsets[row + 1]]:
-                by_row[row, word] += 1
-        for block in batch.blocks:
-            assert len(block.words) <= BLOCK_SIZE
-            for place, word in enumerate(block.words):
-                for row in block.rows[block.offsets[place] : block.offsets[place + 1]]:
-                    by_word[row, word] += 1
-        assert torch.equal(by_row, expected)
-        assert torch.equal(by_word, expected)
+    assert torch.equal(run_training().table, run_training(validation=random_bags(10)).table)
 
 
 def test_the_size_of_the_blocks_changes_nothing() -> None:
@@ -220,9 +169,9 @@ def test_the_size_of_the_blocks_changes_nothing() -> None:
     for size in (1, 4, 1000):
         model, optimizer = random_model(), Optimizer(name="adam", weight_decay=0.1)
         state = start(model, optimizer, CPU)
-        batches = list(
-            prepare_batches(
-                random_corpus(100), batch_size=16, block_size=size, seed=1, shuffle=True, num_threads=1
+        batches = BatchesInMemory(
+            batches_of(
+                [random_bags(100)], batch_size=16, block_size=size, seed=1, shuffle=True, num_threads=1
             )
         )
         train(state, batches, optimizer, PLAN)
@@ -239,24 +188,16 @@ def test_a_step_never_waits_for_the_device_nor_moves_data(name: OptimizerName) -
     """
     optimizer = Optimizer(name=name, weight_decay=0.1)
     state = start(random_model(), optimizer, torch.device("meta"))
-    batch = batch_of(random_corpus(20)).to(torch.device("meta"))
+    batch = pack(random_bags(20), block_size=BLOCK_SIZE).to(torch.device("meta")).unpack()
     loss = train_step(state, batch, optimizer, learning_rate=0.1)
     assert loss.device.type == state.table.device.type == "meta"
-
-
-@pytest.mark.parametrize("top", [3, 70_000, 2**31])
-def test_the_sort_order_is_stable_and_right(top: int) -> None:
-    """If it failed, a word's rows would be added in another order, or be another word's."""
-    ids = np.random.default_rng(0).integers(0, top, 5000).astype(np.int32)
-    np.testing.assert_array_equal(sort_order(ids), np.argsort(ids, kind="stable"))
-    assert len(sort_order(ids[:0])) == 0
 
 
 def test_training_learns() -> None:
     """If it failed, the loss would not fall and the accuracy not rise on data that words decide."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, NUM_LABELS, 400)
-    corpus = Corpus(
+    corpus = Bags(
         ids=np.stack([labels, generator.integers(NUM_LABELS, NUM_WORDS, 400)], axis=1)
         .ravel()
         .astype(np.int32),
@@ -266,11 +207,11 @@ def test_training_learns() -> None:
     model, optimizer = BowClassifier(NUM_LABELS, NUM_WORDS), Optimizer(name="adagrad", weight_decay=0)
     state = start(model, optimizer, CPU)
     seen = []
-    plan = Plan(epochs=5, learning_rate=0.5, schedule="linear", seed=1, shuffle=True)
-    batches = list(
-        prepare_batches(corpus, batch_size=32, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1)
+    plan = Plan(epochs=5, batch_size=32, learning_rate=0.5, schedule="linear", seed=1, shuffle=True)
+    batches = BatchesInMemory(
+        batches_of([corpus], batch_size=32, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1)
     )
-    results = train(state, batches, optimizer, plan, validation=corpus, on_step=seen.append)
+    results = train(state, batches, optimizer, plan, validation=[corpus], on_step=seen.append)
     assert results[0].loss < math.log(NUM_LABELS)
     assert results[-1].loss < results[0].loss / 4
     assert results[-1].validation_accuracy == 1
@@ -284,14 +225,14 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(bad: float)
     model, optimizer = random_model(), Optimizer(name="sgd", weight_decay=0)
     with torch.no_grad():
         model.weight[:, 7] = bad
-    corpus = Corpus(
+    corpus = Bags(
         ids=np.array([1, 2, 7], np.int32), offsets=np.array([0, 1, 2, 3]), labels=np.array([0, 1, 2])
     )
-    batches = list(
-        prepare_batches(corpus, batch_size=1, block_size=BLOCK_SIZE, seed=1, shuffle=False, num_threads=1)
+    batches = BatchesInMemory(
+        batches_of([corpus], batch_size=1, block_size=BLOCK_SIZE, seed=1, shuffle=False, num_threads=1)
     )
     state = start(model, optimizer, CPU)
-    plan = Plan(epochs=2, learning_rate=0.1, schedule="constant", seed=1, shuffle=False)
+    plan = Plan(epochs=2, batch_size=1, learning_rate=0.1, schedule="constant", seed=1, shuffle=False)
     with pytest.raises(TrainingError, match="at step 3 of epoch 1") as caught:
         train(state, batches, optimizer, plan)
     assert caught.value.exit_code is ExitCode.TRAINING_DIVERGED
@@ -301,10 +242,10 @@ def test_a_learning_rate_that_is_far_too_high_ends_in_the_error() -> None:
     """If it failed, the most common way to diverge would go unnoticed."""
     optimizer = Optimizer(name="sgd", weight_decay=0)
     state = start(random_model(), optimizer, CPU)
-    plan = Plan(epochs=50, learning_rate=1e38, schedule="constant", seed=1, shuffle=True)
-    batches = list(
-        prepare_batches(
-            random_corpus(64), batch_size=8, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1
+    plan = Plan(epochs=50, batch_size=8, learning_rate=1e38, schedule="constant", seed=1, shuffle=True)
+    batches = BatchesInMemory(
+        batches_of(
+            [random_bags(64)], batch_size=8, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1
         )
     )
     with pytest.raises(TrainingError, match="BOW_LEARNING_RATE"):
@@ -321,9 +262,9 @@ def test_the_learning_rate_falls_to_zero_or_stays() -> None:
 def test_evaluate_gives_what_the_model_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, the metrics would be those of another model; chunks must not show."""
     monkeypatch.setattr("job.trainer.MAX_CHUNK_ROWS", 7)
-    model, corpus = random_model(), random_corpus(100)
+    model, corpus = random_model(), random_bags(100)
     state = start(model, Optimizer(name="sgd", weight_decay=0), CPU)
-    predictions = evaluate(state, corpus)
+    predictions = evaluate(state, [corpus])
     log_probs = model.double()(dense(corpus)).detach()
     assert predictions.predicted.tolist() == log_probs.argmax(dim=1).tolist()
     expected = log_probs[torch.arange(100), torch.from_numpy(corpus.labels)]

@@ -1,0 +1,144 @@
+"""A mini-batch: what a training step needs so that it neither sorts nor searches, and how it is kept."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from job.bags import Bags, Ids
+
+_TORCH = {"int16": torch.int16, "int32": torch.int32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordBlock:
+    """Some of the words of a batch, and the rows in which they stand: u words."""
+
+    words: Tensor
+    """Their ids, ascending: int32 [u]."""
+    rows: Tensor
+    """The row of every token, ascending within a word: int32 [n]."""
+    offsets: Tensor
+    """The word at place j is in `rows[offsets[j]:offsets[j + 1]]`: int32 [u + 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B rows as a sparse count matrix in both directions: by row, and by word."""
+
+    ids: Tensor
+    """The word ids of every row's tokens: int32 [nnz]."""
+    offsets: Tensor
+    """Row i is `ids[offsets[i]:offsets[i + 1]]`: int32 [B + 1]."""
+    labels: Tensor
+    """int64 [B]."""
+    blocks: tuple[WordBlock, ...]
+    """Every word that occurs is in one of them."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a packed batch holds, one after the other."""
+
+    kinds: tuple[tuple[torch.dtype, int], ...]
+    """The type of each part, and how many numbers it has."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all rows: nnz."""
+        return self.kinds[0][1]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all parts: each begins at a multiple of four bytes."""
+        return sum(_aligned(dtype.itemsize * length) for dtype, length in self.kinds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """A batch as it is kept: one piece of memory, about two thirds as large, that is copied in one go.
+
+    Numbers are int16 where they fit, and of what only grows the steps are kept.
+    """
+
+    data: Tensor
+    """All parts: uint8 [bytes]."""
+    parts: Parts
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same batch on a device; where its memory is pinned, without waiting for that."""
+        return PackedBatch(data=self.data.to(device, non_blocking=True), parts=self.parts)
+
+    def unpack(self) -> Batch:
+        """The batch, on the device that it is on."""
+        ids, lengths, labels, *words = self._views()
+        return Batch(
+            ids=ids,
+            offsets=_offsets(lengths),
+            labels=labels.long(),
+            blocks=tuple(
+                WordBlock(words=steps.cumsum(0, dtype=torch.int32), rows=rows.int(), offsets=_offsets(counts))
+                for steps, counts, rows in zip(words[::3], words[1::3], words[2::3], strict=True)
+            ),
+        )
+
+    def _views(self) -> Iterator[Tensor]:
+        start = 0
+        for dtype, length in self.parts.kinds:
+            size = length * dtype.itemsize
+            yield self.data[start : start + size].view(dtype)
+            start += _aligned(size)
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    return F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+
+
+def _aligned(size: int) -> int:
+    """A part's size with what keeps the next one, which may be of int32, at a multiple of four bytes."""
+    return -(-size // 4) * 4
+
+
+def pack(bags: Bags, *, block_size: int) -> PackedBatch:
+    """The batch of some rows; a block holds at most `block_size` words."""
+    row_of_token = np.repeat(np.arange(bags.num_rows, dtype=np.int32), np.diff(bags.offsets))
+    by_word = sort_order(bags.ids)
+    sorted_ids, sorted_rows = bags.ids[by_word], row_of_token[by_word]
+    is_first = np.ones(len(sorted_ids), dtype=bool)
+    np.not_equal(sorted_ids[1:], sorted_ids[:-1], out=is_first[1:])
+    starts = np.append(np.flatnonzero(is_first), len(sorted_ids))
+    words = sorted_ids[starts[:-1]]
+    parts = [bags.ids, np.diff(bags.offsets), bags.labels]
+    for first in range(0, len(words), block_size):
+        ends = starts[first : first + block_size + 1]
+        steps = np.diff(words[first : first + block_size], prepend=0)
+        parts += [steps, np.diff(ends), sorted_rows[ends[0] : ends[-1]]]
+    narrow = [parts[0], *(_narrow(part) for part in parts[1:])]
+    kinds = Parts(tuple((_TORCH[part.dtype.name], len(part)) for part in narrow))
+    data = np.empty(kinds.num_bytes, np.uint8)
+    start = 0
+    for part in narrow:
+        data[start : start + part.nbytes] = part.view(np.uint8)
+        start += _aligned(part.nbytes)
+    return PackedBatch(data=torch.from_numpy(data), parts=kinds)
+
+
+def _narrow(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int16] | npt.NDArray[np.int32]:
+    """The same non-negative numbers in int16 where they fit."""
+    return values.astype(np.int16) if values.max(initial=0) < 1 << 15 else values.astype(np.int32)
+
+
+def sort_order(ids: Ids) -> npt.NDArray[np.int64]:
+    """The stable order that sorts non-negative ids, [n]: half by half, since numpy sorts 16 bits by radix.
+
+    >>> sort_order(np.array([70_000, 3, 70_000, 1], np.int32)).tolist()
+    [3, 1, 0, 2]
+    """
+    order = np.argsort((ids & 0xFFFF).astype(np.uint16), kind="stable")
+    if len(ids) and int(ids.max()) > 0xFFFF:
+        order = order[np.argsort((ids >> 16).astype(np.uint16)[order], kind="stable")]
+    return order

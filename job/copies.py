@@ -1,0 +1,23 @@
+"""Batches copied to a GPU while it is busy with others."""
+
+from collections.abc import Iterator
+
+from job.batch import PackedBatch, Parts
+from job.device import Copy, CopyStream, Device
+
+
+def copied_ahead(batches: Iterator[PackedBatch], device: Device) -> Iterator[PackedBatch]:
+    """The batches on a GPU; the next is on its way while one is worked on, and the host waits for none."""
+    stream = CopyStream(device)
+    coming: tuple[Copy, Parts] | None = None
+    for batch in batches:
+        following = stream.copy(batch.data), batch.parts
+        if coming is not None:
+            yield _arrived(*coming)
+        coming = following
+    if coming is not None:
+        yield _arrived(*coming)
+
+
+def _arrived(copy: Copy, parts: Parts) -> PackedBatch:
+    return PackedBatch(data=copy.arrived(), parts=parts)

@@ -1,0 +1,98 @@
+"""Training, from prepared data to a trained model and its metrics; nothing that it needed stays in memory."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from job import metrics
+from job.batch import PackedBatch
+from job.batch_stores import kept
+from job.batches import prepare_batches, runs_of
+from job.corpus import Corpus
+from job.device import Device, device_errors
+from job.metrics import Metrics
+from job.model import BowClassifier
+from job.optimizer import Optimizer
+from job.progress import show_progress
+from job.run_record import StageClock
+from job.trainer import EpochResult, Plan, block_size, evaluate, finish, start, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What training came to."""
+
+    epochs: list[EpochResult]
+    scored: dict[str, Metrics]
+    """By use: `validation`, `test`."""
+    num_tokens: int
+    """Known words of the training rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """With what to train, none of which changes the model."""
+
+    device: Device
+    num_threads: int
+    scratch: Path | None
+    """A folder for what memory need not hold."""
+    for_people: bool
+    """Whether somebody looks on."""
+
+
+def learn(
+    model: BowClassifier,
+    corpora: Mapping[str, Corpus],
+    label_names: list[str],
+    optimizer: Optimizer,
+    plan: Plan,
+    means: Means,
+    clock: StageClock,
+) -> Learned:
+    """Trains the model in place on the corpus `train`, whose rows leave memory, and scores it on the others.
+
+    Raises TrainingError where it diverges, and PlatformError where the device, the memory or the disk fails.
+    """
+    with device_errors(means.device), ExitStack() as stack:
+        with clock.stage("batches"):
+            prepared = _prepare(corpora["train"], len(label_names), plan, means)
+            batches = stack.enter_context(kept(prepared, means.device, means.scratch))
+        with clock.stage("train"):
+            state = start(model, optimizer, means.device.torch_device)
+            num_steps = plan.epochs * len(batches)
+            with show_progress(num_steps, plan.epochs, for_people=means.for_people) as progress:
+                epochs = train(
+                    state,
+                    batches,
+                    optimizer,
+                    plan,
+                    validation=corpora.get("validation"),
+                    on_step=progress.on_step,
+                    on_epoch=progress.on_epoch,
+                )
+        with clock.stage("evaluate"):
+            scored = {
+                use: metrics.compute(evaluate(state, corpora[use]), label_names)
+                for use in ("validation", "test")
+                if use in corpora
+            }
+        finish(state, model)
+        return Learned(epochs=epochs, scored=scored, num_tokens=batches.num_tokens)
+
+
+def _prepare(train: Corpus, num_labels: int, plan: Plan, means: Means) -> Iterator[PackedBatch]:
+    runs = runs_of(
+        train.drain(num_threads=means.num_threads),
+        train.raw.num_tokens,
+        seed=plan.seed,
+        shuffle=plan.shuffle,
+        scratch=means.scratch,
+    )
+    return prepare_batches(
+        runs,
+        batch_size=plan.batch_size,
+        block_size=block_size(num_labels, means.device.torch_device),
+        num_threads=means.num_threads,
+    )

@@ -1,0 +1,84 @@
+"""Distinct strings, numbered as they come: all words of a corpus, or, with a limit, the frequent ones."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from job.bags import Ids
+
+MIN_LIMIT = 1 << 20
+WORDS_HELD = 8
+"""For each word that the vocabulary may have."""
+
+
+def limit_for(max_vocabulary: int | None) -> int | None:
+    """How many words are held at most while counting, for a vocabulary of at most so many; None for all."""
+    return None if max_vocabulary is None else max(MIN_LIMIT, WORDS_HELD * max_vocabulary)
+
+
+class Numbering:
+    """Numbers distinct strings in the order in which they first appear, however they come in parts.
+
+    With a `limit`, no more strings than that are held: where there are more, the rarest are dropped, those
+    that were seen at most t times, for the smallest t that leaves no more than half the limit. A string that
+    comes again after that is a new one: it has another number, and is counted from there. So a count is short
+    by no more than the sum of the t; strings that are frequent from the start are not dropped at all.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.strings: pa.StringArray = pa.array([], pa.string())
+        """Those that are held, [D], in the order in which they came."""
+        self.counts: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        """How often each of them was seen, [D]."""
+        self.num_numbers = 0
+        """How many numbers were given away."""
+        self._limit = limit
+        self._numbers: Ids | None = None
+        """The numbers of `strings`; None where a string's number is its place."""
+
+    def add(
+        self, dictionaries: Sequence[pa.StringArray], counts: Sequence[npt.NDArray[np.int64]]
+    ) -> list[Ids]:
+        """Numbers and counts the strings of some dictionaries; returns the numbers of each one's entries.
+
+        It goes over all strings anew: add as many at a time as there are already.
+        """
+        num_old = len(self.strings)
+        parts = [self.strings, *dictionaries]
+        united = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
+        places = united.indices.to_numpy().astype(np.int32, copy=False)
+        self.strings = united.dictionary
+        num_new = len(self.strings) - num_old
+        added = np.bincount(places[num_old:], np.concatenate([np.empty(0), *counts]), len(self.strings))
+        self.counts = np.append(self.counts, np.zeros(num_new, np.int64)) + added.astype(np.int64)
+        numbers = places
+        if self._numbers is not None:
+            fresh = np.arange(self.num_numbers, self.num_numbers + num_new, dtype=np.int32)
+            self._numbers = np.append(self._numbers, fresh)
+            numbers = self._numbers[places]
+        self.num_numbers += num_new
+        if self._limit is not None and len(self.strings) > self._limit:
+            self._drop_the_rarest(self._limit // 2)
+        return np.split(numbers, np.cumsum([len(part) for part in parts]))[1:-1]
+
+    @property
+    def dropped(self) -> bool:
+        """Whether there were more strings than the limit."""
+        return self._numbers is not None
+
+    def places(self) -> Ids | None:
+        """The place in `strings` of each number, -1 where it was dropped; None where all are at their own."""
+        if self._numbers is None:
+            return None
+        places = np.full(self.num_numbers, -1, np.int32)
+        places[self._numbers] = np.arange(len(self._numbers), dtype=np.int32)
+        return places
+
+    def _drop_the_rarest(self, num_kept: int) -> None:
+        threshold = np.partition(self.counts, -num_kept - 1)[-num_kept - 1]
+        kept = np.flatnonzero(self.counts > threshold).astype(np.int32)
+        self.strings = self.strings.take(pa.array(kept))
+        self.counts = self.counts[kept]
+        self._numbers = kept if self._numbers is None else self._numbers[kept]

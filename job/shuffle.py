@@ -1,0 +1,82 @@
+"""A random order of more rows than memory may hold: dealt into buckets, each of which is shuffled in turn."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from job.bags import Bags, concatenate, offsets_of
+from job.scratch import Place, ScratchFile
+
+BUCKET_IDS = 1 << 23
+"""Ids of a bucket, as far as `MAX_BUCKETS` allow: 32 MiB."""
+MAX_BUCKETS = 256
+
+Run: TypeAlias = tuple[Bags, npt.NDArray[np.int64]]
+"""Rows, and the order in which they are to be taken."""
+
+
+def num_buckets(num_ids: int) -> int:
+    """How many buckets a corpus of so many ids is dealt into: the same wherever it is trained."""
+    return min(MAX_BUCKETS, max(1, -(-num_ids // BUCKET_IDS)))
+
+
+def in_file_order(blocks: Iterable[Bags]) -> Iterator[Run]:
+    """The rows as they come."""
+    for block in blocks:
+        yield block, np.arange(block.num_rows)
+
+
+def shuffled(
+    blocks: Iterable[Bags], *, num_buckets: int, seed: int, scratch: Path | None = None
+) -> Iterator[Run]:
+    """All rows in a random order, a bucket at a time: a pure function of the rows, the buckets and the seed.
+
+    Each row is dealt to a bucket at random, and each bucket is shuffled: every order of all rows is as likely
+    as any other (Rao, 1961; Sandelius, 1962). With one bucket that is a plain shuffle.
+
+    scratch: a folder for the buckets, which are in memory otherwise. Raises PlatformError where that has no
+    room.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, 0]))
+    with ExitStack() as stack:
+        file = None if scratch is None else stack.enter_context(ScratchFile(scratch))
+        buckets: list[list[Callable[[], Bags]]] = [[] for _ in range(num_buckets)]
+        for block in blocks:
+            for bucket, part in zip(buckets, _deal(block, num_buckets, generator), strict=True):
+                bucket.append(partial(_same, part) if file is None else _put(file, part))
+        while buckets:
+            rows = concatenate([get() for get in buckets.pop(0)])
+            yield rows, generator.permutation(rows.num_rows)
+            del rows
+
+
+def _deal(block: Bags, num_buckets: int, generator: np.random.Generator) -> list[Bags]:
+    """The rows of each bucket, in their order."""
+    if num_buckets == 1:
+        return [block]
+    bucket_of_row = generator.integers(0, num_buckets, block.num_rows, dtype=np.uint16)
+    order = np.argsort(bucket_of_row, kind="stable")
+    ends = np.cumsum(np.bincount(bucket_of_row, minlength=num_buckets))
+    dealt = block.take(order)
+    return [dealt.part(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _same(part: Bags) -> Bags:
+    return part
+
+
+def _put(file: ScratchFile, part: Bags) -> Callable[[], Bags]:
+    """Writes some rows; returns what reads them again."""
+    lengths = np.diff(part.offsets)
+    data = np.concatenate([part.ids, lengths, part.labels], dtype=np.int32, casting="same_kind")
+    return partial(_get, file, file.put(data), len(part.ids), part.num_rows)
+
+
+def _get(file: ScratchFile, place: Place, num_ids: int, num_rows: int) -> Bags:
+    ids, lengths, labels = np.split(file.get(place).view(np.int32), [num_ids, num_ids + num_rows])
+    return Bags(ids=ids, offsets=offsets_of(lengths), labels=labels)

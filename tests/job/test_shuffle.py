@@ -1,0 +1,96 @@
+"""The random order in which rows are cut into batches."""
+
+import errno
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from job import shuffle
+from job.bags import Bags
+from job.shuffle import Run, in_file_order, num_buckets, shuffled
+from serving.errors import PlatformError
+
+
+def numbered(*sizes: int) -> list[Bags]:
+    """Blocks whose rows hold their own number, once for each digit, as ids and as label."""
+    ends = np.cumsum([0, *sizes])
+    return [
+        Bags(
+            ids=np.repeat(np.arange(start, end), 2).astype(np.int32),
+            offsets=np.arange(0, 2 * (end - start) + 1, 2),
+            labels=np.arange(start, end),
+        )
+        for start, end in pairwise(ends)
+    ]
+
+
+def order_of(runs: list[Run]) -> list[int]:
+    taken = [bags.take(order) for bags, order in runs]
+    for bags in taken:
+        np.testing.assert_array_equal(bags.ids, np.repeat(bags.labels, 2))
+    return [int(label) for bags in taken for label in bags.labels]
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 7, 256])
+@pytest.mark.parametrize("sizes", [(100,), (1, 98, 1), (10,) * 10])
+def test_every_row_is_there_once_in_memory_and_on_a_disk(
+    tmp_path: Path, sizes: tuple[int, ...], buckets: int
+) -> None:
+    """If it failed, rows would be lost or learned twice, or a run with BOW_CACHE_DIR would be another."""
+    in_memory = order_of(list(shuffled(numbered(*sizes), num_buckets=buckets, seed=1)))
+    assert sorted(in_memory) == list(range(100))
+    assert in_memory != list(range(100))
+    on_disk = list(shuffled(numbered(*sizes), num_buckets=buckets, seed=1, scratch=tmp_path))
+    assert order_of(on_disk) == in_memory
+    assert order_of(list(shuffled(numbered(*sizes), num_buckets=buckets, seed=2))) != in_memory
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_order_is_as_likely_as_any_other() -> None:
+    """If it failed, rows that stand together in a file would stand together in batches."""
+    orders = [
+        tuple(order_of(list(shuffled(numbered(2, 2), num_buckets=3, seed=seed)))) for seed in range(4800)
+    ]
+    seen, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(seen) == 24
+    # Each is expected 200 times, with a standard deviation of 14.
+    assert counts.min() > 140
+    assert counts.max() < 260
+
+
+def test_the_number_of_buckets_bounds_memory_and_open_places() -> None:
+    """If it failed, a bucket of a large corpus would not fit into memory, or there would be too many."""
+    assert [num_buckets(size) for size in (0, 1, 1 << 23, (1 << 23) + 1, 10**8, 10**12)] == [
+        1,
+        1,
+        1,
+        2,
+        12,
+        256,
+    ]
+
+
+def test_rows_in_file_order_stay_in_it() -> None:
+    """If it failed, BOW_SHUFFLE=false would not keep the order, as the tutorial does."""
+    assert order_of(list(in_file_order(numbered(3, 4)))) == list(range(7))
+
+
+def test_buckets_leave_memory_one_by_one() -> None:
+    """If it failed, a corpus would be in memory twice while it is cut into batches."""
+    runs = shuffled(numbered(1000), num_buckets=4, seed=1)
+    first, _ = next(runs)
+    assert 200 < first.num_rows < 300
+
+
+def test_a_full_disk_is_an_error_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a full disk would end in a traceback."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(PlatformError, match=r"BOW_CACHE_DIR=.*No space left on device.*free some space"):
+        list(shuffle.shuffled(numbered(9), num_buckets=2, seed=1, scratch=tmp_path))
