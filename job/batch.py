@@ -11,7 +11,7 @@ from torch import Tensor
 
 from job.bags import Bags, Ids
 
-_TORCH = {"int16": torch.int16, "int32": torch.int32}
+_TORCH = {"uint16": torch.uint16, "int32": torch.int32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,8 @@ class Parts:
 class PackedBatch:
     """A batch as it is kept: one piece of memory, about two thirds as large, that is copied in one go.
 
-    Numbers are int16 where they fit, and of what only grows the steps are kept.
+    Numbers take 16 bits where they fit, of what only grows the steps are kept, and for a word's id its place
+    among the batch's words.
     """
 
     data: Tensor
@@ -75,22 +76,25 @@ class PackedBatch:
 
     def unpack(self) -> Batch:
         """The batch, on the device that it is on."""
-        ids, lengths, labels, *words = self._views()
+        places, lengths, labels, *blocks = self._parts()
+        words = [steps.cumsum(0, dtype=torch.int32) for steps in blocks[::3]]
         return Batch(
-            ids=ids,
+            ids=torch.cat([places[:0], *words]).index_select(0, places),
             offsets=_offsets(lengths),
             labels=labels.long(),
             blocks=tuple(
-                WordBlock(words=steps.cumsum(0, dtype=torch.int32), rows=rows.int(), offsets=_offsets(counts))
-                for steps, counts, rows in zip(words[::3], words[1::3], words[2::3], strict=True)
+                WordBlock(words=some, rows=rows, offsets=_offsets(counts))
+                for some, counts, rows in zip(words, blocks[1::3], blocks[2::3], strict=True)
             ),
         )
 
-    def _views(self) -> Iterator[Tensor]:
+    def _parts(self) -> Iterator[Tensor]:
+        """The parts, each int32."""
         start = 0
         for dtype, length in self.parts.kinds:
             size = length * dtype.itemsize
-            yield self.data[start : start + size].view(dtype)
+            part = self.data[start : start + size].view(dtype)
+            yield part.int()
             start += _aligned(size)
 
 
@@ -112,12 +116,14 @@ def pack(bags: Bags, *, block_size: int) -> PackedBatch:
     np.not_equal(sorted_ids[1:], sorted_ids[:-1], out=is_first[1:])
     starts = np.append(np.flatnonzero(is_first), len(sorted_ids))
     words = sorted_ids[starts[:-1]]
-    parts = [bags.ids, np.diff(bags.offsets), bags.labels]
+    places = np.empty(len(by_word), np.int32)
+    places[by_word] = np.cumsum(is_first, dtype=np.int32) - 1
+    parts = [places, np.diff(bags.offsets), bags.labels]
     for first in range(0, len(words), block_size):
         ends = starts[first : first + block_size + 1]
         steps = np.diff(words[first : first + block_size], prepend=0)
         parts += [steps, np.diff(ends), sorted_rows[ends[0] : ends[-1]]]
-    narrow = [parts[0], *(_narrow(part) for part in parts[1:])]
+    narrow = [_narrow(part) for part in parts]
     kinds = Parts(tuple((_TORCH[part.dtype.name], len(part)) for part in narrow))
     data = np.empty(kinds.num_bytes, np.uint8)
     start = 0
@@ -127,9 +133,9 @@ def pack(bags: Bags, *, block_size: int) -> PackedBatch:
     return PackedBatch(data=torch.from_numpy(data), parts=kinds)
 
 
-def _narrow(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int16] | npt.NDArray[np.int32]:
-    """The same non-negative numbers in int16 where they fit."""
-    return values.astype(np.int16) if values.max(initial=0) < 1 << 15 else values.astype(np.int32)
+def _narrow(values: npt.NDArray[np.integer]) -> npt.NDArray[np.uint16] | npt.NDArray[np.int32]:
+    """The same non-negative numbers in 16 bits where they fit."""
+    return values.astype(np.uint16) if values.max(initial=0) < 1 << 16 else values.astype(np.int32)
 
 
 def sort_order(ids: Ids) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from job.bags import Bags, Ids
 from job.dataset import Rows
 from job.features import TokenBlock, tokenize
+from job.memory import give_back_freed_memory
 from job.numbering import Numbering
 from job.raw_corpus import RawCorpus
 
@@ -108,6 +109,8 @@ class Collector:
         self.num_tokens += len(tokens.codes)
         self.sample += block.sample[: self._sample_size - len(self.sample)].to_pylist()
         self._waiting.append((tokens.dictionary, tokens.counts))
+        if len(self._tokens.strings):  # small data has none before its end, and pays nothing for it
+            give_back_freed_memory()
         if sum(len(entries) for entries, _ in self._waiting) > max(MIN_WAITING, len(self._tokens.strings)):
             self._number_waiting()
 

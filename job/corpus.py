@@ -24,7 +24,7 @@ class Corpus:
     raw: RawCorpus
     token_ids: Ids
     """The id of each of the raw corpus's tokens, -1 for an unknown one, [D + 1]; the last is of no token."""
-    label_ids: npt.NDArray[np.int64]
+    label_ids: npt.NDArray[np.int32]
     """The id of each of the raw corpus's labels; -1 for a label that the model does not have."""
 
     @property
@@ -54,5 +54,5 @@ def encode(raw: RawCorpus, vocabulary: Vocabulary, label_names: Sequence[str]) -
     return Corpus(
         raw=raw,
         token_ids=np.append(vocabulary.ids(raw.tokens), np.int32(-1)),
-        label_ids=np.array([to_label.get(name, -1) for name in raw.label_names], dtype=np.int64),
+        label_ids=np.array([to_label.get(name, -1) for name in raw.label_names], dtype=np.int32),
     )

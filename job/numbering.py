@@ -47,21 +47,26 @@ class Numbering:
         """
         num_old = len(self.strings)
         parts = [self.strings, *dictionaries]
-        united = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
-        places = united.indices.to_numpy().astype(np.int32, copy=False)
-        self.strings = united.dictionary
+        # One dictionary for all chunks, which begins with the strings that are there already; empty parts are
+        # no chunks.
+        united = pa.chunked_array(parts, pa.string()).dictionary_encode()
+        if united.num_chunks:
+            self.strings = united.chunk(0).dictionary
         num_new = len(self.strings) - num_old
-        added = np.bincount(places[num_old:], np.concatenate([np.empty(0), *counts]), len(self.strings))
-        self.counts = np.append(self.counts, np.zeros(num_new, np.int64)) + added.astype(np.int64)
-        numbers = places
+        self.counts = np.append(self.counts, np.zeros(num_new, np.int64))
+        indices = [chunk.indices.to_numpy() for chunk in united.chunks]
+        places = np.concatenate([np.empty(0, np.int32), *indices], dtype=np.int32)
+        tables = np.split(places, np.cumsum([len(part) for part in parts]))[1:-1]
+        for table, added in zip(tables, counts, strict=True):
+            self.counts[table] += added  # a dictionary has each string once
         if self._numbers is not None:
             fresh = np.arange(self.num_numbers, self.num_numbers + num_new, dtype=np.int32)
             self._numbers = np.append(self._numbers, fresh)
-            numbers = self._numbers[places]
+            tables = [self._numbers[table] for table in tables]
         self.num_numbers += num_new
         if self._limit is not None and len(self.strings) > self._limit:
             self._drop_the_rarest(self._limit // 2)
-        return np.split(numbers, np.cumsum([len(part) for part in parts]))[1:-1]
+        return tables
 
     @property
     def dropped(self) -> bool:

@@ -9,7 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from job.bags import Bags, concatenate, offsets_of
+from job.bags import Bags, concatenate, copied, offsets_of
+from job.memory import give_back_freed_memory
 from job.scratch import Place, ScratchFile
 
 BUCKET_IDS = 1 << 23
@@ -53,6 +54,9 @@ def shuffled(
             rows = concatenate([get() for get in buckets.pop(0)])
             yield rows, generator.permutation(rows.num_rows)
             del rows
+            if buckets:
+                # Its parts leave gaps of their own size, which no batch fits.
+                give_back_freed_memory()
 
 
 def _deal(block: Bags, num_buckets: int, generator: np.random.Generator) -> list[Bags]:
@@ -63,7 +67,7 @@ def _deal(block: Bags, num_buckets: int, generator: np.random.Generator) -> list
     order = np.argsort(bucket_of_row, kind="stable")
     ends = np.cumsum(np.bincount(bucket_of_row, minlength=num_buckets))
     dealt = block.take(order)
-    return [dealt.part(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [copied(dealt.part(start, end)) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _same(part: Bags) -> Bags:
