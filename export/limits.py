@@ -18,9 +18,8 @@ def text_model_bytes(token_bytes: npt.NDArray[np.int64], labels: Sequence[str]) 
 
     token_bytes: the UTF-8 bytes of each word, [V].
     """
-    # A row of A. And twice, for the two paths of the graph: a word and its id, each with a tag of one byte
-    # and a number of at most five.
-    per_word = 4 * len(labels) + 2 * (token_bytes + 12)
+    # A row of A, a word and its id; the two have a tag of one byte each and a number of at most five.
+    per_word = 4 * len(labels) + token_bytes + 12
     # Labels stand in a tensor and, as JSON, in the metadata, where a byte takes at most six.
     fixed = GRAPH_BYTES + 4 * len(labels) + sum(16 + 8 * (len(label.encode()) + 12) for label in labels)
     sizes = np.full(len(token_bytes) + 1, fixed, dtype=np.int64)

@@ -1,15 +1,15 @@
 """`model.onnx`: raw text in, log-probabilities out, in operators of stock onnxruntime builds.
 
-A text's tokens are looked up (LabelEncoder), their rows of A gathered and summed in float64, and the sums
-normalized. Two paths give the same numbers:
+A Loop takes the texts in chunks: their tokens are looked up (LabelEncoder), their rows of A gathered and
+summed in float64, and the sums normalized. There are two ways to a chunk's tokens, which give the same:
 
-- the fast path takes a batch of few, short texts whose only whitespace is U+0020, at once: StringSplit is
+- the fast one takes a batch of few, short texts whose only whitespace is U+0020, as one chunk: StringSplit is
   three times as fast as Tokenizer but separates at U+0020 alone, so a regular expression looks first;
-- the general path takes everything else in a Loop over chunks of texts, small enough that neither the
-  padded tokens nor their gathered rows pass a limit: a text of 100,000 tokens has a chunk of its own, and
-  its rows are gathered in blocks.
+- the general one takes everything else, in chunks small enough that neither the padded tokens nor their
+  gathered rows pass a limit: a text of 100,000 tokens has a chunk of its own, and its rows are gathered in
+  blocks.
 
-Each path holds the vocabulary once, the weights are shared.
+The lookup stands in the Loop, for both: it is what takes memory, 350 bytes a word, and time to load.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,18 +98,10 @@ def build(
     """
     num_labels = len(labels)
     chunking = Chunking.of(num_labels)
-    lookup = _Lookup(vocabulary)
     main = Graph()
-    ids, is_fast = _fast_ids(main, lookup, chunking)
-    _if(
-        main,
-        is_fast,
-        then=_fast_path(ids),
-        otherwise=_general_path(lookup, chunking, num_labels),
-        outputs=["log_probs"],
-        dtypes=[TensorProto.FLOAT],
-        shapes=[["N", num_labels]],
-    )
+    _add_fast_tokens(main, chunking)
+    _add_chunk_size(main, chunking)
+    _add_chunks(main, chunking, num_labels)
     main.add("Gather", "labels", main.add("ArgMax", "log_probs", axis=1, keepdims=0), output="label")
     graph = main.build(
         inputs=[value("text", TensorProto.STRING, ["N"])],
@@ -118,7 +110,7 @@ def build(
             value("label", TensorProto.STRING, ["N"]),
         ],
     )
-    lookup.fill(graph)
+    _fill_lookup(graph, vocabulary)
     return OnnxFile(
         graph=graph,
         arrays={
@@ -131,29 +123,16 @@ def build(
     )
 
 
-@dataclass(frozen=True)
-class _Lookup:
-    """Tokens to ids; what the vocabulary lacks, padding too, to the id V."""
+def _fill_lookup(graph: GraphProto, vocabulary: Sequence[str]) -> None:
+    """Gives the lookup its words, last of all: graphs are copied while they are put together.
 
-    vocabulary: Sequence[str]
-
-    def add_to(self, graph: Graph, tokens: str) -> str:
-        return graph.add(
-            "LabelEncoder",
-            tokens,
-            domain="ai.onnx.ml",
-            default_int64=len(self.vocabulary),
-        )
-
-    def fill(self, graph: GraphProto) -> None:
-        """Gives every lookup its words, last of all: graphs are copied while they are put together."""
-        words = [word.encode() for word in self.vocabulary]
-        keys = AttributeProto(name="keys_strings", type=AttributeProto.STRINGS, strings=words)
-        values = AttributeProto(name="values_int64s", type=AttributeProto.INTS, ints=range(len(words)))
-        for node in nodes(graph):
-            if node.op_type == "LabelEncoder":
-                node.attribute.add().CopyFrom(keys)
-                node.attribute.add().CopyFrom(values)
+    What the vocabulary lacks, padding too, has the id V.
+    """
+    (lookup,) = (node for node in nodes(graph) if node.op_type == "LabelEncoder")
+    words = [word.encode() for word in vocabulary]
+    lookup.attribute.add(name="keys_strings", type=AttributeProto.STRINGS, strings=words)
+    lookup.attribute.add(name="values_int64s", type=AttributeProto.INTS, ints=range(len(words)))
+    lookup.attribute.add(name="default_int64", type=AttributeProto.INT, i=len(words))
 
 
 def _if(
@@ -180,50 +159,62 @@ def _all(graph: Graph, texts: str, pattern: str) -> str:
     return graph.add("ReduceMin", graph.add("RegexFullMatch", texts, pattern=pattern), keepdims=1)
 
 
-def _fast_ids(graph: Graph, lookup: _Lookup, chunking: Chunking) -> tuple[str, str]:
-    """The ids [N, T] of a batch that the fast path can take, and whether it can: bool [1]."""
+def _add_fast_tokens(graph: Graph, chunking: Chunking) -> None:
+    """`tokens`, string [N, T], of a batch that the fast way takes, and `is_fast`, bool [1]: whether it does."""
     num_texts = graph.add("Size", "text")
     clipped = graph.add("Clip", num_texts, graph.constant(1), graph.constant(chunking.size))
     few = Graph("few/")
     # With a limit on its splits, StringSplit leaves the rest of a longer text whole in one more column.
     tokens = few.add("StringSplit", "text", maxsplit=chunking.width, output=["few/tokens", "few/lengths"])
-    lookup_ids = lookup.add_to(few, tokens)
-    few.add("Identity", lookup_ids, output="few/ids")
     narrow = few.add("LessOrEqual", few.add("Shape", tokens, start=1), few.constant([chunking.width]))
     few.add("And", narrow, _all(few, "text", ONLY_SPACES), output="few/is_fast")
     many = Graph("many/")
-    many.add("Identity", many.constant(np.zeros((0, 0), np.int64)), output="many/ids")
+    many.add("Identity", many.constant(np.empty((0, 0), dtype=object)), output="many/tokens")
     many.add("Identity", many.constant([False]), output="many/is_fast")
     _if(
         graph,
         graph.add("Equal", num_texts, clipped),
         then=few,
         otherwise=many,
-        outputs=["ids", "is_fast"],
-        dtypes=[TensorProto.INT64, TensorProto.BOOL],
+        outputs=["tokens", "is_fast"],
+        dtypes=[TensorProto.STRING, TensorProto.BOOL],
         shapes=[["n", "t"], [1]],
     )
-    return "ids", "is_fast"
 
 
-def _fast_path(ids: str) -> Graph:
-    graph = Graph("fast/")
-    sums = _sum_rows(graph, ids, axis=1)
-    _normalize(graph, sums, output="fast/log_probs")
-    return graph
+def _add_chunk_size(graph: Graph, chunking: Chunking) -> None:
+    """`size`, int64 [1]: how many texts a chunk takes, which is all of them where the fast way is taken."""
+    whole = Graph("whole/")
+    whole.add("Shape", "text", output="whole/size")
+    cut = Graph("cut/")
+    # An empty string is put beside the texts, since a minimum over none is not defined.
+    texts = cut.add("Concat", "text", cut.constant(np.array([""], dtype=object)), axis=0)
+    short = _all(cut, texts, at_most_bytes(chunking.short_bytes))
+    medium = _all(cut, texts, at_most_bytes(chunking.medium_bytes))
+    longer = cut.add("Where", medium, cut.constant([chunking.medium_size]), cut.constant([1]))
+    most = cut.add("Where", short, cut.constant([chunking.size]), longer)
+    cut.add("Max", cut.constant([1]), cut.add("Min", cut.add("Shape", "text"), most), output="cut/size")
+    _if(
+        graph,
+        "is_fast",
+        then=whole,
+        otherwise=cut,
+        outputs=["size"],
+        dtypes=[TensorProto.INT64],
+        shapes=[[1]],
+    )
 
 
-def _general_path(lookup: _Lookup, chunking: Chunking, num_labels: int) -> Graph:
-    graph = Graph("general/")
+def _add_chunks(graph: Graph, chunking: Chunking, num_labels: int) -> None:
+    """`log_probs`, float32 [N, K], chunk by chunk."""
     num_texts = graph.add("Shape", "text")  # [1]
-    size = graph.add("Max", graph.constant([1]), graph.add("Min", num_texts, _chunk_size(graph, chunking)))
-    one = graph.constant([1])
-    num_chunks = graph.add("Div", graph.add("Add", num_texts, graph.add("Sub", size, one)), size)
+    last = graph.add("Sub", "size", graph.constant([1]))
+    num_chunks = graph.add("Div", graph.add("Add", num_texts, last), "size")
     chunks = graph.add(
         "Loop",
         graph.add("Squeeze", num_chunks),
         "",
-        body=_chunk_body(lookup, chunking, num_labels, size).build(
+        body=_chunk_body(chunking, num_labels).build(
             inputs=[value("chunk/index", TensorProto.INT64, []), value("chunk/go", TensorProto.BOOL, [])],
             outputs=[
                 value("chunk/go_on", TensorProto.BOOL, []),
@@ -232,37 +223,24 @@ def _general_path(lookup: _Lookup, chunking: Chunking, num_labels: int) -> Graph
         ),
     )  # [num_chunks, size, K]
     rows = graph.add("Reshape", chunks, graph.constant([-1, num_labels]))
-    graph.add("Slice", rows, graph.constant([0]), num_texts, output="general/log_probs")
-    return graph
+    graph.add("Slice", rows, graph.constant([0]), num_texts, output="log_probs")
 
 
-def _chunk_size(graph: Graph, chunking: Chunking) -> str:
-    """How many texts a chunk takes, by the longest text of the batch: int64 [1].
-
-    An empty string is put beside the texts, since a minimum over none is not defined.
-    """
-    texts = graph.add("Concat", "text", graph.constant(np.array([""], dtype=object)), axis=0)
-    short = _all(graph, texts, at_most_bytes(chunking.short_bytes))
-    medium = _all(graph, texts, at_most_bytes(chunking.medium_bytes))
-    longer = graph.add("Where", medium, graph.constant([chunking.medium_size]), graph.constant([1]))
-    return graph.add("Where", short, graph.constant([chunking.size]), longer)
-
-
-def _chunk_body(lookup: _Lookup, chunking: Chunking, num_labels: int, size: str) -> Graph:
+def _chunk_body(chunking: Chunking, num_labels: int) -> Graph:
     """One chunk of texts to its log-probabilities [size, K]; rows past the last text are padding."""
     body = Graph("chunk/")
-    start = body.add("Mul", body.add("Reshape", "chunk/index", body.constant([1])), size)
-    texts = body.add("Slice", "text", start, body.add("Add", start, size))
-    tokens = body.add(
-        "Tokenizer",
-        texts,
-        domain="com.microsoft",
-        mark=0,
-        mincharnum=1,
-        pad_value="",
-        separators=[SEPARATOR],
+    split = Graph("split/")
+    split.add("Identity", "tokens", output="split/chunk_tokens")
+    _if(
+        body,
+        "is_fast",
+        then=split,
+        otherwise=_tokenized_chunk(),
+        outputs=["chunk_tokens"],
+        dtypes=[TensorProto.STRING],
+        shapes=[["c", "t"]],
     )
-    ids = lookup.add_to(body, tokens)
+    ids = body.add("LabelEncoder", "chunk_tokens", domain="ai.onnx.ml")  # `_fill_lookup` gives it the words
 
     at_once = Graph("at_once/")
     at_once.add("Identity", _sum_rows(at_once, ids, axis=1), output="at_once/sums")
@@ -278,13 +256,29 @@ def _chunk_body(lookup: _Lookup, chunking: Chunking, num_labels: int, size: str)
         shapes=[["c", num_labels]],
     )
     log_probs = _normalize(body, "sums")
-    missing = body.add("Sub", size, body.add("Shape", log_probs, end=1))
+    missing = body.add("Sub", "size", body.add("Shape", log_probs, end=1))
     zero = body.constant([0])
     body.add(
         "Pad", log_probs, body.add("Concat", zero, zero, missing, zero, axis=0), output="chunk/log_probs"
     )
     body.add("Identity", "chunk/go", output="chunk/go_on")
     return body
+
+
+def _tokenized_chunk() -> Graph:
+    graph = Graph("tokenize/")
+    start = graph.add("Mul", graph.add("Reshape", "chunk/index", graph.constant([1])), "size")
+    graph.add(
+        "Tokenizer",
+        graph.add("Slice", "text", start, graph.add("Add", start, "size")),
+        domain="com.microsoft",
+        mark=0,
+        mincharnum=1,
+        pad_value="",
+        separators=[SEPARATOR],
+        output="tokenize/chunk_tokens",
+    )
+    return graph
 
 
 def _sum_in_blocks(graph: Graph, ids: str, block: int, num_labels: int) -> None:
@@ -330,7 +324,7 @@ def _sum_rows(graph: Graph, ids: str, *, axis: int) -> str:
     return graph.add("ReduceSum", rows, graph.constant([axis]), keepdims=0)
 
 
-def _normalize(graph: Graph, sums: str, output: str | None = None) -> str:
+def _normalize(graph: Graph, sums: str) -> str:
     """log softmax(sums + b), float32 [n, K], of float64 sums.
 
     The largest logit is taken off in float64; what is left loses no more than its last bit in float32,
@@ -339,4 +333,4 @@ def _normalize(graph: Graph, sums: str, output: str | None = None) -> str:
     logits = graph.add("Add", sums, "bias")
     largest = graph.add("ReduceMax", logits, graph.constant([1]), keepdims=1)
     shifted = graph.add("Cast", graph.add("Sub", logits, largest), to=TensorProto.FLOAT)
-    return graph.add("LogSoftmax", shifted, axis=1, output=output)
+    return graph.add("LogSoftmax", shifted, axis=1)
