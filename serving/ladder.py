@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ WORDS_PER_TEXT = 50
 """In the texts that hold every word once."""
 
 LogProbs = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Rows = slice | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +37,30 @@ class Sample:
     name: str
     """Such as `golden texts`."""
     texts: Sequence[str]
+    ids: npt.NDArray[np.int64]
+    """The texts as bags, [nnz], ..."""
+    offsets: npt.NDArray[np.int64]
+    """... text i being `ids[offsets[i]:offsets[i + 1]]`: [n + 1]."""
     scores: Scores
 
-    def part(self, limit: int) -> "Sample":
+    @classmethod
+    def of(cls, name: str, texts: Sequence[str], reference: Reference) -> Self:
+        """Some texts, scored."""
+        ids, offsets = reference.bags(texts)
+        return cls(
+            name=name, texts=texts, ids=ids, offsets=offsets, scores=reference.score_bags(ids, offsets)
+        )
+
+    def bags(self, rows: slice) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Some of the texts as ids and offsets."""
+        offsets = self.offsets[rows.start : rows.stop + 1]
+        return self.ids[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+    def spread(self, limit: int) -> tuple[list[str], Scores]:
         """At most `limit` of the texts, evenly spread, the first and the last among them."""
-        if len(self.texts) <= limit:
-            return self
-        rows = np.linspace(0, len(self.texts) - 1, limit).astype(np.int64)
-        texts = [self.texts[row] for row in rows]
-        return Sample(name=self.name, texts=texts, scores=self.scores.rows(rows))
+        number = min(limit, len(self.texts))
+        rows = np.linspace(0, len(self.texts) - 1, number).astype(np.int64)
+        return [self.texts[row] for row in rows], self.scores.rows(rows)
 
 
 def samples(
@@ -55,20 +72,21 @@ def samples(
         for start in range(0, len(vocabulary), WORDS_PER_TEXT)
     ]
     texts = {"adversarial texts": adversarial_texts(vocabulary), "every-word texts": every_word, **given}
-    return [
-        Sample(name=name, texts=some, scores=reference.score(some)) for name, some in texts.items() if some
-    ]
+    return [Sample.of(name, some, reference) for name, some in texts.items() if some]
 
 
 def climb(
     folder: Path,
     parameters: Parameters,
     metadata: Mapping[str, str],
+    reference: Reference,
     some: Sequence[Sample],
     tolerance: Tolerance,
 ) -> list[Rung]:
-    """The rungs that need no torch: the weights in every file, then both ONNX models, loaded from disk."""
-    reference = Reference.of(parameters.weight, parameters.bias, parameters.vocabulary)
+    """The rungs that need no torch: the weights in every file, then both ONNX models, loaded from disk.
+
+    reference: of the `parameters`.
+    """
     num_labels, vocabulary_size = parameters.weight.shape
     rungs = compare_weights(folder, parameters, metadata)
     text_model = TextModel(folder / FILES.text_model, num_labels)
@@ -93,15 +111,14 @@ def dense_rungs(
     size = max(1, DENSE_CELLS // max(1, vocabulary_size))
     limit = max(MIN_DENSE_TEXTS, MAX_DENSE_CELLS // max(1, vocabulary_size))
     rungs = []
-    for whole in some:
-        sample = whole.part(limit)
-        texts = sample.texts
+    for sample in some:
+        texts, scores = sample.spread(limit)
         parts = [
             compare(
                 name,
                 sample.name,
                 log_probs(reference.bow(texts[start : start + size])),
-                sample.scores.rows(slice(start, min(start + size, len(texts)))),
+                scores.rows(slice(start, min(start + size, len(texts)))),
                 tolerance,
                 float32_sums=float32_sums,
             )
@@ -114,36 +131,31 @@ def dense_rungs(
 def bag_rungs(
     name: str,
     score: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], LogProbs],
-    reference: Reference,
     some: Sequence[Sample],
     tolerance: Tolerance,
 ) -> list[Rung]:
     """A rung for each sample, of a runtime that takes bags of ids and sums in float64."""
-    return [
-        _in_batches(name, sample, lambda texts: score(*reference.bags(texts)), tolerance) for sample in some
-    ]
+    rungs = []
+    for sample in some:
+        found = [(score(*sample.bags(rows)), rows) for _, rows in _batches(sample)]
+        rungs.append(_compared(name, sample, found, tolerance))
+    return rungs
 
 
-def _in_batches(
-    name: str, sample: Sample, log_probs: Callable[[list[str]], LogProbs], tolerance: Tolerance
+def _compared(
+    name: str, sample: Sample, found: Sequence[tuple[LogProbs, Rows]], tolerance: Tolerance
 ) -> Rung:
-    """One rung over a sample, in batches of 0, 1, 7 and 256 texts."""
-    parts = []
-    for batch, rows in _rows(sample):
-        parts.append(
-            compare(
-                name,
-                sample.name,
-                log_probs(batch),
-                sample.scores.rows(rows),
-                tolerance,
-                float32_sums=False,
-            )
-        )
-    return merge(parts)
+    """One rung over what a runtime that sums in float64 gives for some rows of a sample each time."""
+    return merge(
+        [
+            compare(name, sample.name, log_probs, sample.scores.rows(rows), tolerance, float32_sums=False)
+            for log_probs, rows in found
+        ]
+    )
 
 
-def _rows(sample: Sample) -> Iterator[tuple[list[str], slice]]:
+def _batches(sample: Sample) -> Iterator[tuple[list[str], slice]]:
+    """The texts in batches of 0, 1, 7 and 256, with their rows."""
     batches = list(in_batches(sample.texts))
     ends = np.cumsum([0, *map(len, batches)]).tolist()
     for batch, (start, end) in zip(batches, pairwise(ends), strict=True):
@@ -164,21 +176,25 @@ def _text_rung(sample: Sample, model: TextModel, labels: Sequence[str], toleranc
         num_wrong += sum(labels[best] != name for best, name in zip(found.argmax(axis=1), named, strict=True))
         return found
 
-    rung = _in_batches(FILES.text_model, sample, log_probs, tolerance)
-    # And each short text alone, since what a large batch takes decides its path through the graph.
+    in_batches = [(log_probs(batch), rows) for batch, rows in _batches(sample)]
+    # And each short text alone, since what a large batch takes decides its way through the graph.
     short = [row for row, text in enumerate(sample.texts) if len(text) <= SHORT]
-    alone = [
-        compare(
-            FILES.text_model,
-            sample.name,
-            log_probs([sample.texts[row]]),
-            sample.scores.rows(slice(row, row + 1)),
-            tolerance,
-            float32_sums=False,
-        )
-        for row in short
-    ]
-    rung = replace(merge([rung, *alone]), count=rung.count)
+    alone = [(log_probs([sample.texts[row]]), row) for row in short]
+    rung = _compared(FILES.text_model, sample, in_batches, tolerance)
+    both = merge([rung, _compared(FILES.text_model, sample, _joined(alone, sample), tolerance)])
+    rung = replace(both, count=rung.count)
     if not num_wrong:
         return rung
     return replace(rung, problem=f"`label` is not the most probable label in {num_wrong:,} texts")
+
+
+def _joined(alone: Sequence[tuple[LogProbs, int]], sample: Sample) -> list[tuple[LogProbs, Rows]]:
+    """What single texts gave, in one piece, which is compared as fast as one; apart what does not fit."""
+    shape = (1, sample.scores.log_probs.shape[1])
+    fitting = [(found, row) for found, row in alone if found.shape == shape]
+    others: list[tuple[LogProbs, Rows]] = [
+        (found, slice(row, row + 1)) for found, row in alone if found.shape != shape
+    ]
+    if not fitting:
+        return others or [(np.empty((0, shape[1])), slice(0, 0))]
+    return [(np.concatenate([found for found, _ in fitting]), np.array([row for _, row in fitting])), *others]

@@ -1,7 +1,6 @@
 """The float64 reference: log-probabilities by plain Python and numpy, which every runtime is held against."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -33,8 +32,7 @@ class Reference:
 
     def counts(self, text: str) -> tuple[npt.NDArray[np.int64], Float64]:
         """The ids of the known words of a text, and how often each occurs."""
-        counts = Counter(self.index[token] for token in tokenize(text) if token in self.index)
-        return np.array(list(counts), dtype=np.int64), np.array(list(counts.values()), dtype=np.float64)
+        return _counted(self.bags([text])[0])
 
     def bow(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """The counts as the dense input of `bow.onnx` and `forward`: [N, V]. For a few texts at a time."""
@@ -52,9 +50,13 @@ class Reference:
 
     def score(self, texts: Sequence[str]) -> "Scores":
         """The log-probabilities of texts, and the scale of what float32 sums of the same terms would lose."""
-        logits = np.empty((len(texts), len(self.bias)))
-        rounding_scale = np.empty(len(texts))
-        for row, (total, scale) in enumerate(self._sums(texts)):
+        return self.score_bags(*self.bags(texts))
+
+    def score_bags(self, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> "Scores":
+        """The same of texts as `bags` gives them."""
+        logits = np.empty((len(offsets) - 1, len(self.bias)))
+        rounding_scale = np.empty(len(logits))
+        for row, (total, scale) in enumerate(self._sums(np.split(ids, offsets[1:-1])[: len(logits)])):
             logits[row], rounding_scale[row] = total, scale
         # Infinite weights give NaN here, which no comparison accepts.
         with np.errstate(invalid="ignore"):
@@ -62,13 +64,18 @@ class Reference:
             log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return Scores(log_probs=log_probs, rounding_scale=rounding_scale)
 
-    def _sums(self, texts: Sequence[str]) -> Iterator[tuple[Float64, float]]:
+    def _sums(self, bags: Sequence[npt.NDArray[np.int64]]) -> Iterator[tuple[Float64, float]]:
         bias = self.bias.astype(np.float64)
-        for text in texts:
-            ids, counts = self.counts(text)
+        for bag in bags:
+            ids, counts = _counted(bag)
             terms = self.weight[:, ids].astype(np.float64) * counts  # [K, U]
             magnitude = np.abs(terms).sum(axis=1) + np.abs(bias)
             yield terms.sum(axis=1) + bias, float(magnitude.max()) * math.sqrt(len(ids) + 1)
+
+
+def _counted(bag: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Float64]:
+    ids, counts = np.unique(bag, return_counts=True)
+    return ids, counts.astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

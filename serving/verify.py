@@ -58,7 +58,7 @@ def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = Fal
     some = samples(reference, parameters.vocabulary, {"golden texts": texts})
     manifest = bundle.manifest
     metadata = onnx_metadata(manifest.labels, manifest.features, manifest.settings, manifest.data)
-    rungs = [golden, *climb(path, parameters, metadata, some, tolerance)]
+    rungs = [golden, *climb(path, parameters, metadata, reference, some, tolerance)]
     if with_torch:
         rungs += torchscript_rungs(path, reference, some, tolerance)
     return Verdict(bundle=bundle, rungs=rungs)
@@ -85,7 +85,7 @@ def torchscript_rungs(
     model = TorchScriptModel(folder / FILES.torchscript)
     return [
         *dense_rungs(f"{FILES.torchscript}, forward", model.forward, reference, some, tolerance),
-        *bag_rungs(f"{FILES.torchscript}, score", model.score, reference, some, tolerance),
+        *bag_rungs(f"{FILES.torchscript}, score", model.score, some, tolerance),
     ]
 
 

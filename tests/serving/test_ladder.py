@@ -79,11 +79,15 @@ def test_a_part_of_a_sample_is_spread_from_the_first_to_the_last(
     """If it failed, the longest text, which comes last, would be left out, or held to another's scores."""
     log_probs = np.arange(number, dtype=np.float64)[:, None]
     scores = Scores(log_probs=log_probs, rounding_scale=log_probs[:, 0])
-    part = Sample(name="x", texts=[str(row) for row in range(number)], scores=scores).part(limit)
-    assert len(part.texts) == expected
-    assert (part.texts[0], part.texts[-1]) == ("0", str(number - 1))
-    assert [float(text) for text in part.texts] == part.scores.log_probs[:, 0].tolist()
-    assert len(set(part.texts)) == expected
+    none = np.zeros(number + 1, np.int64)
+    sample = Sample(
+        name="x", texts=[str(row) for row in range(number)], ids=none[:0], offsets=none, scores=scores
+    )
+    texts, their_scores = sample.spread(limit)
+    assert len(texts) == expected
+    assert (texts[0], texts[-1]) == ("0", str(number - 1))
+    assert [float(text) for text in texts] == their_scores.log_probs[:, 0].tolist()
+    assert len(set(texts)) == expected
 
 
 def test_a_dense_rung_takes_no_more_cells_at_once_than_it_may(
@@ -101,7 +105,7 @@ def test_a_dense_rung_takes_no_more_cells_at_once_than_it_may(
         logits = bow.astype(np.float64) @ reference.weight.T.astype(np.float64) + reference.bias
         return logits - np.logaddexp.reduce(logits, axis=1)[:, None]
 
-    sample = Sample(name="texts", texts=texts, scores=reference.score(texts))
+    sample = Sample.of("texts", texts, reference)
     (rung,) = dense_rungs("x", log_probs, reference, [sample], Tolerance(), float32_sums=False)
     assert sizes == [3, 3, 2]
     assert rung.count == 8
