@@ -160,7 +160,7 @@ def _all(graph: Graph, texts: str, pattern: str) -> str:
 
 
 def _add_fast_tokens(graph: Graph, chunking: Chunking) -> None:
-    """`tokens`, string [N, T], of a batch that the fast way takes, and `is_fast`, bool [1]: whether it does."""
+    """`tokens`, string [N, T], of a batch that the fast way takes, and `is_fast`, bool [1]: if it does."""
     num_texts = graph.add("Size", "text")
     clipped = graph.add("Clip", num_texts, graph.constant(1), graph.constant(chunking.size))
     few = Graph("few/")

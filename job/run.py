@@ -88,6 +88,7 @@ def run(settings: Settings, output: Output) -> Path:
         with clock.stage("export"):
             write_model(folder, model, parameters, provenance)
             (folder / FILES.metrics).write_bytes(metrics.to_json(learned.scored))
+        give_back_freed_memory()
         with clock.stage("verify"):
             rungs = _climb(folder, model, parameters, provenance, inputs, tolerance, device, output)
         output.parity(rungs)

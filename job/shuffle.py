@@ -54,7 +54,7 @@ def shuffled(
             rows = concatenate([get() for get in buckets.pop(0)])
             yield rows, generator.permutation(rows.num_rows)
             del rows
-            if buckets:
+            if num_buckets > 1:
                 # Its parts leave gaps of their own size, which no batch fits.
                 give_back_freed_memory()
 

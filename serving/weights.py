@@ -1,5 +1,6 @@
 """The weights in every file of a bundle, read without running anything: no two files may differ by a bit."""
 
+import operator
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,21 +120,11 @@ def _of_text_model(model: onnx.ModelProto, folder: Path, expected: Parameters) -
         raise ArtifactError(
             f"{path}: the labels or their order differ from {FILES.labels}; get the bundle again"
         )
-    words = [token.encode() for token in expected.vocabulary]
     for node in _nodes(model.graph):
-        if node.op_type == "LabelEncoder":
-            attributes = {attribute.name: attribute for attribute in node.attribute}
-            wanted = {"keys_strings": words, "values_int64s": list(range(len(words)))}
-            found = {
-                name: list(attribute.strings or attribute.ints)
-                for name, attribute in attributes.items()
-                if name != "default_int64"
-            }
-            default = attributes.get("default_int64")
-            if found != wanted or default is None or default.i != len(words):
-                raise ArtifactError(
-                    f"{path}: the words or their ids differ from {FILES.vocabulary}; get the bundle again"
-                )
+        if node.op_type == "LabelEncoder" and not _looks_up(node, expected.vocabulary):
+            raise ArtifactError(
+                f"{path}: the words or their ids differ from {FILES.vocabulary}; get the bundle again"
+            )
     # The text model holds A transposed, with a row of zeros for unknown words, and b in float64.
     table, bias = _arrays(tensors, path)
     with np.errstate(over="ignore"):
@@ -141,6 +132,22 @@ def _of_text_model(model: onnx.ModelProto, folder: Path, expected: Parameters) -
     if table.ndim != 2 or table[-1:].any() or not np.array_equal(bias, rounded):
         raise ArtifactError(f"{path}: its weights are not those of a trained model; get the bundle again")
     return np.append(table[:-1].T.ravel(), rounded)
+
+
+def _looks_up(node: onnx.NodeProto, vocabulary: Sequence[str]) -> bool:
+    """Whether a LabelEncoder gives each word its place, and others the number of words."""
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if attributes.keys() != {"keys_strings", "values_int64s", "default_int64"}:
+        return False
+    words, ids = attributes["keys_strings"].strings, attributes["values_int64s"].ints
+    number = len(vocabulary)
+    # One by one, since lists of them all would take more memory than the model.
+    return (
+        len(words) == len(ids) == number
+        and attributes["default_int64"].i == number
+        and all(map(operator.eq, words, map(str.encode, vocabulary)))
+        and all(map(operator.eq, ids, range(number)))
+    )
 
 
 def _of_torchscript(folder: Path, expected: Parameters) -> Float32:
