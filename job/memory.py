@@ -11,6 +11,8 @@ import pyarrow as pa
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """As in glibc's malloc.h."""
 _KEPT = 1 << 30
+_SMALL = 3 << 28
+"""Bytes of a process that need give nothing back: to get memory again takes time."""
 
 
 def keep_freed_memory() -> None:
@@ -27,7 +29,12 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Gives what the allocators of the C library and of Arrow hold, and nobody uses, back to the system."""
+    """Gives what the allocators of the C library and of Arrow hold, and nobody uses, back to the system.
+
+    A process of less than 768 MiB keeps it for its next arrays.
+    """
+    if _status("VmRSS") < _SMALL:
+        return
     pa.default_memory_pool().release_unused()
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
@@ -36,11 +43,16 @@ def give_back_freed_memory() -> None:
 
 def peak_memory() -> int:
     """The most bytes of memory that this process has held."""
+    # Linux hands getrusage's figure down from the process that started this one.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status(name: str) -> int:
+    """A figure of Linux's about this process, in bytes; 0 where there is none."""
     with contextlib.suppress(OSError):
-        # Linux hands getrusage's figure down from the process that started this one.
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         for line in lines:
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return 0

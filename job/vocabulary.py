@@ -35,9 +35,7 @@ class Vocabulary:
     @cached_property
     def words(self) -> list[str]:
         """The tokens as Python strings, in the order of their ids."""
-        # No token holds a line feed, which separates tokens; Arrow would make one string at a time.
-        everything = pa.ListArray.from_arrays(pa.array([0, len(self)], pa.int32()), self.tokens)
-        words: list[str] = pc.binary_join(everything, "\n")[0].as_py().split("\n") if len(self) else []
+        words: list[str] = self.tokens.to_pylist()
         return words
 
     def ids(self, tokens: pa.StringArray) -> npt.NDArray[np.int32]:

@@ -89,8 +89,7 @@ def climb(
     """
     num_labels, vocabulary_size = parameters.weight.shape
     rungs = compare_weights(folder, parameters, metadata)
-    text_model = TextModel(folder / FILES.text_model, num_labels)
-    rungs += [_text_rung(sample, text_model, parameters.labels, tolerance) for sample in some]
+    rungs += _text_rungs(folder, parameters.labels, some, tolerance)
     bow_model = BowModel(folder / FILES.bow_model, num_labels, vocabulary_size)
     return rungs + dense_rungs(
         f"{FILES.bow_model}, {CPU[0]}", bow_model.log_probs, reference, some, tolerance
@@ -160,6 +159,14 @@ def _batches(sample: Sample) -> Iterator[tuple[list[str], slice]]:
     ends = np.cumsum([0, *map(len, batches)]).tolist()
     for batch, (start, end) in zip(batches, pairwise(ends), strict=True):
         yield batch, slice(start, end)
+
+
+def _text_rungs(
+    folder: Path, labels: Sequence[str], some: Sequence[Sample], tolerance: Tolerance
+) -> list[Rung]:
+    # The model, whose lookup takes more memory than all the rest, is gone before the next one is loaded.
+    model = TextModel(folder / FILES.text_model, len(labels))
+    return [_text_rung(sample, model, labels, tolerance) for sample in some]
 
 
 def _text_rung(sample: Sample, model: TextModel, labels: Sequence[str], tolerance: Tolerance) -> Rung:
