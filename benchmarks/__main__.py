@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import corpus, limits, plots, report
-from benchmarks.contenders import CONTENDERS, SCALED
+from benchmarks import corpus, gpu, limits, plots, report
+from benchmarks.contenders import CONTENDERS, FEW_ROWS, FOR_FEW_ROWS, SCALED
 from benchmarks.convert import write
 from benchmarks.task import Task
 from job.device import usable_cores
@@ -24,6 +24,9 @@ SLOWEST = 120.0
 def main() -> None:
     """Runs what the arguments ask for; writes results.json, results.md and the plots into the folder."""
     arguments = _arguments()
+    without_gpu = gpu.reason_for_none()
+    if without_gpu is not None:
+        arguments.contenders = [name for name in arguments.contenders if not name.endswith("GPU")]
     arguments.folder.mkdir(parents=True, exist_ok=True)
     tasks = [_task(arguments.folder / "tasks", named) for named in arguments.data]
     tasks += [
@@ -34,10 +37,12 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "machine": limits.machine(arguments.threads),
         "limits": limits.measure(arguments.threads),
+        "gpu": {"not_measured": without_gpu} if without_gpu is not None else gpu.limits(),
         "tasks": {
             task.name: _compete(task, arguments.contenders, arguments.threads, arguments.rounds)
             for task in tasks
         },
+        "labels": {task.name: task.num_labels for task in tasks},
         "scale": [_scaled(arguments.folder / "tasks", int(tokens), arguments) for tokens in arguments.scale],
     }
     (arguments.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -78,6 +83,8 @@ def _generated(folder: Path, *, tokens: int, num_labels: int) -> Task:
 
 def _compete(task: Task, names: list[str], num_threads: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """The figures of each round by contender; all run once a round, so that a slow moment meets all."""
+    if len(task.rows("train")[1]) > FEW_ROWS:
+        names = [name for name in names if name not in FOR_FEW_ROWS]
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names:

@@ -29,6 +29,7 @@ def measure(name: str, folder: Path, num_threads: int) -> dict[str, Any]:
 
     contender = CONTENDERS[name](num_threads)
     imported = time.perf_counter()
+    memory_before = peak_memory()
     task = Task(folder=folder)
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
@@ -47,6 +48,7 @@ def measure(name: str, folder: Path, num_threads: int) -> dict[str, Any]:
         "whole": fitted,
         "file_to_model": stages.pop("file_to_model", fitted),
         "stages": stages,
+        "memory_before": memory_before,
         "peak_memory": peak,
         "accuracy": right / len(labels),
         "single_text": statistics.median(

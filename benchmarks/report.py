@@ -18,6 +18,11 @@ COLUMNS = (
 OWN = "bowsprit"
 
 
+def least_bytes_per_token(num_labels: int) -> int:
+    """What a step fetches for a token at least: an id and a row of A^T, a row number and its gradient."""
+    return 2 * (4 + 4 * num_labels)
+
+
 def markdown(results: dict[str, Any]) -> str:
     """The whole report."""
     machine = results["machine"]
@@ -28,7 +33,9 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         "`file to model` is the median of the rounds, with the fastest and slowest; `times Bowsprit's` is",
         "the median of the ratios round by round. `proof` comes on top: it is what checks a bundle before it",
-        "is published, and the others have no such thing. The memory is that of training.",
+        "is published, and the others have no such thing. The memory is the most that the process held; what",
+        "training in memory must hold is ids (4 bytes a token), offsets (8 a row), weights, the optimizer's",
+        "state, and what the process holds before it begins, the libraries.",
         "",
         *results.get("notes", []),
         "",
@@ -37,7 +44,7 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [f"### {name}", "", *_table(contenders), ""]
     if results["scale"]:
         lines += ["### Time against tokens", "", *_scale_table(results["scale"]), ""]
-    lines += [*_limits(results["limits"]), ""]
+    lines += [*_limits(results["limits"]), "", *_gpu(results), ""]
     return "\n".join(lines)
 
 
@@ -77,12 +84,39 @@ def _median(values: Iterator[float | None]) -> float | None:
 
 def _scale_table(scale: list[dict[str, Any]]) -> Iterator[str]:
     names = list(scale[0]["contenders"])
-    yield "| tokens | " + " | ".join(names) + " | Bowsprit's training, ns a token and epoch |"
-    yield "| --- " * (len(names) + 2) + "|"
+    own = ("training, ns a token and epoch", "peak memory, MB", "of what it must hold")
+    yield "| tokens | " + " | ".join([*names, *(f"{OWN}: {column}" for column in own)]) + " |"
+    yield "| --- " * (len(names) + len(own) + 1) + "|"
     for row in scale:
-        cells = [f"{row['contenders'][name][0]['file_to_model']:.2f} s" for name in names]
-        speed = row["contenders"].get(OWN, [{"stages": {}}])[0]["stages"].get("tokens_per_second")
-        yield f"| {row['tokens']:.0e} | " + " | ".join(cells) + f" | {1e9 / speed:.1f} |" if speed else " |"
+        contenders = row["contenders"]
+        cells = [f"{contenders[name][0]['file_to_model']:.2f} s" for name in names]
+        (figures,) = contenders[OWN]
+        least = figures["stages"]["least_memory"] + figures["memory_before"]
+        cells += [
+            f"{1e9 / figures['stages']['tokens_per_second']:.1f}",
+            f"{figures['peak_memory'] / 1e6:,.0f}",
+            f"{figures['peak_memory'] / least:.2f} of {least / 1e6:,.0f}",
+        ]
+        yield f"| {row['tokens']:.0e} | " + " | ".join(cells) + " |"
+
+
+def _gpu(results: dict[str, Any]) -> Iterator[str]:
+    """A line a task that was trained on a GPU, or that there was none."""
+    found = results["gpu"]
+    if "not_measured" in found:
+        yield f"On a GPU: not measured ({found['not_measured']})."
+        return
+    yield f"On {found['name']}, which copies {found['copied_bytes_per_second'] / 1e9:,.0f} GB/s:"
+    yield ""
+    yield "| task | tokens/s in training | least GB/s | share of what it copies |"
+    yield "| --- | --- | --- | --- |"
+    for task, contenders in results["tasks"].items():
+        rounds = contenders[f"{OWN}, GPU"]
+        speed = statistics.median(each["stages"]["tokens_per_second"] for each in rounds)
+        moved = speed * least_bytes_per_token(results["labels"][task])
+        yield (
+            f"| {task} | {speed:,.0f} | {moved / 1e9:,.1f} | {moved / found['copied_bytes_per_second']:.0%} |"
+        )
 
 
 def _limits(limits: dict[str, Any]) -> Iterator[str]:

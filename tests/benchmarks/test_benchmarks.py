@@ -80,6 +80,8 @@ def test_a_contender_reports_its_figures(small_task: Task) -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["accuracy"] == 1
     assert 0 < figures["stages"]["train"] < figures["file_to_model"] < figures["whole"]
+    # 40 rows of 10 tokens in all, 7 words and 2 labels.
+    assert 4 * 160 + 8 * 41 + 2 * 4 * 2 * 8 <= figures["stages"]["least_memory"] < figures["memory_before"]
 
 
 def figures(seconds: float, accuracy: float, **stages: float) -> dict[str, Any]:
@@ -88,7 +90,8 @@ def figures(seconds: float, accuracy: float, **stages: float) -> dict[str, Any]:
         "file_to_model": seconds,
         "accuracy": accuracy,
         "stages": stages,
-        "peak_memory": 1e6,
+        "memory_before": 2e8,
+        "peak_memory": 9e8,
         "single_text": 1e-5,
         "texts_per_second": 1000.0,
     }
@@ -105,7 +108,13 @@ def test_the_table_compares_round_by_round() -> None:
         "machine": {"cpu": "a CPU", "num_threads": 2, "python": "3.12"},
         "limits": {"copied_bytes_per_second": 5e9, "nanoseconds_per_row_by_table_bytes": {"32768": 1.5}},
         "tasks": {"small": contenders},
-        "scale": [{"tokens": 1000, "contenders": {"bowsprit": [figures(1, 0.9, tokens_per_second=1e8)]}}],
+        "scale": [
+            {
+                "tokens": 1000,
+                "contenders": {"bowsprit": [figures(1, 0.9, tokens_per_second=1e8, least_memory=4e8)]},
+            }
+        ],
+        "gpu": {"not_measured": "there is none"},
     }
     lines = report.markdown(results).splitlines()
     slow = next(line for line in lines if line.startswith("| slow"))
@@ -114,9 +123,30 @@ def test_the_table_compares_round_by_round() -> None:
         "16.50 (3.00 to 30.00)",
         "3.0",
     ]
-    assert "| 1e+03 | 1.00 s | 10.0 |" in lines
+    assert "| 1e+03 | 1.00 s | 10.0 | 900 | 1.50 of 600 |" in lines
+    assert "On a GPU: not measured (there is none)." in lines
     short = report.summary(results, ("slow", "bowsprit")).splitlines()
     assert short[-1] == "| small | 16.50 s, 0.8000 | 5.50 s, 0.9000 |"
+
+
+def test_the_table_of_a_gpu_says_how_near_it_is_to_its_memory() -> None:
+    """If it failed, nobody could tell whether the GPU is used."""
+    contenders = {
+        "bowsprit": [figures(3, 0.9)],
+        "bowsprit, GPU": [figures(1, 0.9, tokens_per_second=1e10)],
+    }
+    results = {
+        "command": "python -m benchmarks",
+        "machine": {"cpu": "a CPU", "num_threads": 2, "python": "3.12"},
+        "limits": {"copied_bytes_per_second": 5e9, "nanoseconds_per_row_by_table_bytes": {"32768": 1.5}},
+        "tasks": {"small": contenders},
+        "labels": {"small": 2},
+        "scale": [],
+        "gpu": {"name": "a GPU", "copied_bytes_per_second": 2e12},
+    }
+    lines = report.markdown(results).splitlines()
+    assert "On a GPU, which copies 2,000 GB/s:" in lines
+    assert "| small | 10,000,000,000 | 240.0 | 12% |" in lines
 
 
 def test_the_profile_shows_every_stage() -> None:
