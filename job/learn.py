@@ -56,11 +56,12 @@ def learn(
     Raises TrainingError where it diverges, and PlatformError where the device, the memory or the disk fails.
     """
     with device_errors(means.device), ExitStack() as stack:
+        # Before the batches, which take what then is left of a GPU's memory.
+        state = start(model, optimizer, means.device.torch_device)
         with clock.stage("batches"):
             prepared = _prepare(corpora["train"], len(label_names), plan, means)
             batches = stack.enter_context(kept(prepared, means.device, means.scratch))
         with clock.stage("train"):
-            state = start(model, optimizer, means.device.torch_device)
             num_steps = plan.epochs * len(batches)
             with show_progress(num_steps, plan.epochs, for_people=means.for_people) as progress:
                 epochs = train(

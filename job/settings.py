@@ -81,8 +81,8 @@ class Settings(BaseSettings):
 
     cache_dir: Path | None = Field(default=None, examples=["cache"])
     """A folder that keeps the data sets as they were read, so that the next run with the same, unchanged
-    files starts training without reading them. While the job trains on the CPU, the mini-batches are there
-    as well instead of in memory. It may be deleted at any time, and several jobs may share it."""
+    files starts training without reading them. While the job runs, the shuffled rows and the mini-batches
+    are there as well instead of in memory. It may be deleted at any time, and several jobs may share it."""
 
     output_dir: Path = Path("artifacts")
     """The folder that receives the bundle, as <run name>/, and the pointer `latest`."""
@@ -151,7 +151,9 @@ class Settings(BaseSettings):
     """Words seen fewer times than this in the training data are left out of the vocabulary."""
 
     max_vocabulary: Shaping[Count | None] = Field(default=None, examples=[500000])
-    """Keep only this many words, the most frequent. The model holds (words + 1) * labels * 4 bytes."""
+    """Keep only this many words, the most frequent. The model holds (words + 1) * labels * 4 bytes. It bounds
+    the memory for counting as well: where more than 8 times as many distinct words are held, and more than
+    1,048,576, the rarest are dropped, down to half of that; one that comes again is counted from there."""
 
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""

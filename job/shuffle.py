@@ -47,7 +47,7 @@ def shuffled(
     with ExitStack() as stack:
         file = None if scratch is None else stack.enter_context(ScratchFile(scratch))
         buckets: list[list[Callable[[], Bags]]] = [[] for _ in range(num_buckets)]
-        for block in blocks:
+        for block in blocks if file is None else _gathered(blocks):
             for bucket, part in zip(buckets, _deal(block, num_buckets, generator), strict=True):
                 bucket.append(partial(_same, part) if file is None else _put(file, part))
         while buckets:
@@ -63,11 +63,24 @@ def _deal(block: Bags, num_buckets: int, generator: np.random.Generator) -> list
     """The rows of each bucket, in their order."""
     if num_buckets == 1:
         return [block]
-    bucket_of_row = generator.integers(0, num_buckets, block.num_rows, dtype=np.uint16)
+    # One draw of the generator a row, so that it does not matter how rows are cut into blocks.
+    bucket_of_row = (generator.random(block.num_rows) * num_buckets).astype(np.uint16)
     order = np.argsort(bucket_of_row, kind="stable")
     ends = np.cumsum(np.bincount(bucket_of_row, minlength=num_buckets))
     dealt = block.take(order)
     return [copied(dealt.part(start, end)) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _gathered(blocks: Iterable[Bags]) -> Iterator[Bags]:
+    """The same rows in blocks as large as a bucket: of smaller parts a file would hold very many."""
+    some: list[Bags] = []
+    for block in blocks:
+        some.append(block)
+        if sum(len(each.ids) for each in some) >= BUCKET_IDS:
+            yield concatenate(some)
+            some = []
+    if some:
+        yield concatenate(some)
 
 
 def _same(part: Bags) -> Bags:

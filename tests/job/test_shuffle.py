@@ -49,6 +49,20 @@ def test_every_row_is_there_once_in_memory_and_on_a_disk(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("buckets", [1, 7])
+def test_how_rows_are_cut_into_blocks_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buckets: int
+) -> None:
+    """If it failed, the cache, which cuts rows otherwise than reading does, would give another model."""
+    monkeypatch.setattr(shuffle, "BUCKET_IDS", 50)
+    orders = [
+        order_of(list(shuffled(numbered(*sizes), num_buckets=buckets, seed=1, scratch=scratch)))
+        for sizes in ((100,), (1, 2, 97), (9,) * 11 + (1,))
+        for scratch in (None, tmp_path)
+    ]
+    assert orders == [orders[0]] * 6
+
+
 def test_every_order_is_as_likely_as_any_other() -> None:
     """If it failed, rows that stand together in a file would stand together in batches."""
     orders = [
