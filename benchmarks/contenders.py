@@ -53,6 +53,7 @@ class Bowsprit:
         return stages | {
             "file_to_model": seconds - stages["verify"],
             "tokens_per_second": record["tokens_per_second"],
+            "peak_memory": record["peak_memory"],
             "least_memory": _least_memory(
                 record, model_bytes=(bundle / "weights.safetensors").stat().st_size
             ),
@@ -182,8 +183,8 @@ CONTENDERS: dict[str, Callable[[int], Contender]] = {
 """By name; each is made with the number of threads that it may use."""
 
 FOR_FEW_ROWS = ("bowsprit, small steps",)
+"""Those that are for few training rows, and are left out of larger tasks."""
 FEW_ROWS = 20_000
-"""Those that are for no more training rows than this, and are left out of larger tasks."""
 
 SCALED = ("bowsprit", "fasttext 5 epochs", "vw 5 passes")
 """Those whose time is shown against the number of tokens."""

@@ -90,6 +90,9 @@ def _scale_table(scale: list[dict[str, Any]]) -> Iterator[str]:
     for row in scale:
         contenders = row["contenders"]
         cells = [f"{contenders[name][0]['file_to_model']:.2f} s" for name in names]
+        if OWN not in contenders:
+            yield f"| {row['tokens']:.0e} | " + " | ".join([*cells, *[""] * len(own)]) + " |"
+            continue
         (figures,) = contenders[OWN]
         least = figures["stages"]["least_memory"] + figures["memory_before"]
         cells += [
@@ -111,7 +114,9 @@ def _gpu(results: dict[str, Any]) -> Iterator[str]:
     yield "| task | tokens/s in training | least GB/s | share of what it copies |"
     yield "| --- | --- | --- | --- |"
     for task, contenders in results["tasks"].items():
-        rounds = contenders[f"{OWN}, GPU"]
+        rounds = contenders.get(f"{OWN}, GPU")
+        if rounds is None:
+            continue
         speed = statistics.median(each["stages"]["tokens_per_second"] for each in rounds)
         moved = speed * least_bytes_per_token(results["labels"][task])
         yield (

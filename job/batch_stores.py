@@ -11,7 +11,7 @@ import torch
 from job.ahead import made_ahead
 from job.batch import Batch, PackedBatch
 from job.copies import copied_ahead
-from job.device import Device, free_memory
+from job.device import CopyStream, Device, free_memory
 from job.scratch import ScratchFile
 
 UNPACKED_BYTES = 1 << 28
@@ -40,8 +40,10 @@ class Batches(Protocol):
 class BatchesInMemory:
     """Batches in memory, the host's or the device's."""
 
-    def __init__(self, batches: Iterable[PackedBatch]) -> None:
+    def __init__(self, batches: Iterable[PackedBatch], *, unpacked_bytes: int = UNPACKED_BYTES) -> None:
+        """Batches that take no more than `unpacked_bytes` are unpacked once, the others each time."""
         self._batches = list(batches)
+        self._unpacked_bytes = unpacked_bytes
 
     @property
     def num_tokens(self) -> int:
@@ -68,7 +70,7 @@ class BatchesInMemory:
 
     @cached_property
     def _unpacked(self) -> list[Batch] | None:
-        return [batch.unpack() for batch in self._batches] if self.num_bytes <= UNPACKED_BYTES else None
+        return [batch.unpack() for batch in self._batches] if self.num_bytes <= self._unpacked_bytes else None
 
 
 class BatchesOnDisk:
@@ -109,7 +111,7 @@ class BatchesOnTheirWay:
     """Batches that the GPU's memory does not hold together: each is copied while another is trained on."""
 
     def __init__(self, host: BatchesInMemory | BatchesOnDisk, device: Device) -> None:
-        self._host, self._device = host, device
+        self._host, self._stream = host, CopyStream(device)
 
     @property
     def num_tokens(self) -> int:
@@ -121,7 +123,7 @@ class BatchesOnTheirWay:
 
     def in_order(self, order: Sequence[int]) -> Iterator[Batch]:
         """The batches of these numbers, on the device."""
-        return (batch.unpack() for batch in copied_ahead(self._host.packed(order), self._device))
+        return (batch.unpack() for batch in copied_ahead(self._host.packed(order), self._stream))
 
 
 @contextmanager
@@ -143,4 +145,5 @@ def _for_device(host: BatchesInMemory | BatchesOnDisk, device: Device) -> Batche
         return host
     if host.num_bytes > DEVICE_SHARE * free:
         return BatchesOnTheirWay(host, device)
-    return BatchesInMemory(batch.to(device.torch_device) for batch in host.packed(range(len(host))))
+    on_device = (batch.to(device.torch_device) for batch in host.packed(range(len(host))))
+    return BatchesInMemory(on_device, unpacked_bytes=0)  # a GPU unpacks at no cost, and has less memory

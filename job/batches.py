@@ -9,7 +9,7 @@ import numpy as np
 from job.ahead import made_ahead
 from job.bags import Bags, concatenate
 from job.batch import PackedBatch, pack
-from job.shuffle import Run, in_file_order, num_buckets, shuffled
+from job.shuffle import Run, buckets_for, in_file_order, shuffled
 
 
 def runs_of(
@@ -18,7 +18,7 @@ def runs_of(
     """The rows of a corpus of about `num_ids` ids, as `shuffled` gives them, or in their own order."""
     if not shuffle:
         return in_file_order(blocks)
-    return shuffled(blocks, num_buckets=num_buckets(num_ids), seed=seed, scratch=scratch)
+    return shuffled(blocks, num_buckets=buckets_for(num_ids), seed=seed, scratch=scratch)
 
 
 def prepare_batches(
@@ -53,18 +53,16 @@ def _cut(runs: Iterable[Run], batch_size: int) -> Iterator[Callable[[], Bags]]:
     left: list[Bags] = []
     num_left = 0
     for bags, order in runs:
-        start = 0
-        while start < len(order):
-            end = start + batch_size - num_left
-            rows = order[start:end]
+        while len(order):
+            rows, order = np.split(order, [batch_size - num_left])
             if not num_left and len(rows) == batch_size:
                 yield partial(bags.take, rows)
-            else:
-                left.append(bags.take(rows))
-                num_left += len(rows)
+                continue
+            left.append(bags.take(rows))
+            num_left += len(rows)
             if num_left == batch_size:
                 yield partial(concatenate, left)
                 left, num_left = [], 0
-            start = end
+        del bags  # or it would stay in memory while the next one is made
     if left:
         yield partial(concatenate, left)

@@ -72,7 +72,7 @@ class Cache:
         """
         facts = _facts(spec)
         with cache_errors(self._folder):
-            for limit in dict.fromkeys((None, max_tokens)):
+            for limit in dict.fromkeys((max_tokens, None)):
                 found = self._find([*facts, limit])
                 if found is not None and _holds(found, limit, max_tokens):
                     return found, True

@@ -78,8 +78,9 @@ class InMemory:
 
 
 class Collector:
-    """Takes a data set's blocks in their order, and holds no more than its distinct tokens and labels.
+    """Takes a data set's blocks in their order; itself it holds no more than distinct tokens and labels.
 
+    Those are the numbered ones, and the entries of the dictionaries that wait to be numbered.
     Tokens are numbered once so many blocks have come that going over all tokens anew pays.
     """
 

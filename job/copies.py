@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 
 from job.batch import PackedBatch, Parts
-from job.device import Copy, CopyStream, Device
+from job.device import Copy, CopyStream
 
 
-def copied_ahead(batches: Iterator[PackedBatch], device: Device) -> Iterator[PackedBatch]:
-    """The batches on a GPU; the next is on its way while one is worked on, and the host waits for none."""
-    stream = CopyStream(device)
+def copied_ahead(batches: Iterator[PackedBatch], stream: CopyStream) -> Iterator[PackedBatch]:
+    """The batches on a GPU; the next is on its way while one is worked on."""
     coming: tuple[Copy, Parts] | None = None
     for batch in batches:
         following = stream.copy(batch.data), batch.parts

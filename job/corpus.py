@@ -17,8 +17,8 @@ from job.vocabulary import Vocabulary
 class Corpus:
     """N rows, block by block: ids are places in the vocabulary, without unknown words, labels the model's.
 
-    The blocks are made from the raw corpus each time that they are gone through, which takes less than
-    keeping them would.
+    The blocks are made from the raw corpus each time that they are gone through: that takes little time, and
+    keeping them would take as much memory again.
     """
 
     raw: RawCorpus

@@ -7,6 +7,7 @@ labels         int32 [N]
 facts.json     the rest, and the size and CRC-32 of each of the files above
 """
 
+import errno
 import mmap
 import os
 import zlib
@@ -27,8 +28,8 @@ from job.raw_corpus import RawCorpus
 _FACTS = "facts.json"
 _TOKENS = "tokens.arrow"
 _ARRAYS = {"ids": "<i4", "offsets": "<i8", "labels": "<i4"}
-CHUNK_ROWS = 1 << 16
-"""Rows of a block, as it is read."""
+CHUNK_ROWS, CHUNK_IDS = 1 << 16, 1 << 20
+"""Rows and ids of a block, as it is read, at most; a longer row is a block of its own."""
 _AT_ONCE = 1 << 22
 """Ids that are renumbered at once."""
 
@@ -106,6 +107,8 @@ class InFolder:
     def _renumber(self, table: Ids, first: int, number: int) -> None:
         size = np.dtype(_ARRAYS["ids"]).itemsize
         found = os.pread(self._files["ids"].fileno(), number * size, first * size)
+        if len(found) != number * size:
+            raise OSError(errno.EIO, "the file is shorter than what was written")
         self._write("ids", table[np.frombuffer(found, _ARRAYS["ids"])], first)
 
     def _write(self, name: str, values: npt.NDArray[Any], first: int | None = None) -> None:
@@ -124,8 +127,12 @@ class _Mapped:
         self._all = Bags(ids=ids, offsets=offsets, labels=labels)
 
     def __iter__(self) -> Iterator[Bags]:
-        for first in range(0, self._all.num_rows, CHUNK_ROWS):
-            yield self._all.part(first, min(first + CHUNK_ROWS, self._all.num_rows))
+        first, offsets = 0, self._all.offsets
+        while first < self._all.num_rows:
+            fitting = int(np.searchsorted(offsets, offsets[first] + CHUNK_IDS, side="right")) - 1
+            last = min(max(fitting, first + 1), first + CHUNK_ROWS, self._all.num_rows)
+            yield self._all.part(first, last)
+            first = last
 
 
 def read_corpus(folder: Path, *, just_written: bool = False) -> tuple[RawCorpus, list[str]]:

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,15 +101,24 @@ def free_memory(device: Device) -> int | None:
     return torch.cuda.mem_get_info(device.torch_device)[0]
 
 
+COPIES_AHEAD = 2
+"""Copies whose work the GPU may have before it: the host waits for the one before them."""
+
+
 class CopyStream:
-    """Copies tensors to a GPU beside the work that it does, while the host goes on."""
+    """Copies tensors to a GPU beside the work that it does, while the host goes on, a little ahead of it."""
 
     def __init__(self, device: Device) -> None:
         self._device = device.torch_device
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._begun: deque[torch.cuda.Event] = deque()
 
     def copy(self, tensor: torch.Tensor) -> "Copy":
         """Begins to copy; only from pinned memory does the host not wait for the end of it."""
+        # All that the GPU was given to do before this copy: a slow GPU would have very many copies wait else.
+        self._begun.append(torch.cuda.current_stream(self._device).record_event())
+        if len(self._begun) > COPIES_AHEAD:
+            self._begun.popleft().synchronize()
         pinned = tensor.pin_memory()
         with torch.cuda.stream(self._stream):
             return Copy(pinned.to(self._device, non_blocking=True), self._stream.record_event())

@@ -54,7 +54,7 @@ def tokenize(texts: pa.StringArray) -> TokenBlock:
 
 
 def _only_spaces(texts: pa.StringArray) -> bool:
-    """Whether the texts hold no separator but U+0020; True may cost no more than it saves."""
+    """Whether the texts surely hold no separator but U+0020; to find out takes a part of what that saves."""
     buffer = texts.buffers()[2]
     if buffer is None or not len(texts):
         return True

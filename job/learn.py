@@ -1,4 +1,4 @@
-"""Training, from prepared data to a trained model and its metrics; nothing that it needed stays in memory."""
+"""Training, from prepared data to a trained model and its metrics; its batches do not stay in memory."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -51,14 +51,16 @@ def learn(
     means: Means,
     clock: StageClock,
 ) -> Learned:
-    """Trains the model in place on the corpus `train`, whose rows leave memory, and scores it on the others.
+    """Trains the model in place on the corpus `train`, and scores it on the others.
+
+    The training rows leave memory, unless they share their blocks with validation rows.
 
     Raises TrainingError where it diverges, and PlatformError where the device, the memory or the disk fails.
     """
     with device_errors(means.device), ExitStack() as stack:
-        # Before the batches, which take what then is left of a GPU's memory.
-        state = start(model, optimizer, means.device.torch_device)
         with clock.stage("batches"):
+            # First, since the batches may take what then is left of a GPU's memory.
+            state = start(model, optimizer, means.device.torch_device)
             prepared = _prepare(corpora["train"], len(label_names), plan, means)
             batches = stack.enter_context(kept(prepared, means.device, means.scratch))
         with clock.stage("train"):

@@ -21,10 +21,11 @@ def limit_for(max_vocabulary: int | None) -> int | None:
 class Numbering:
     """Numbers distinct strings in the order in which they first appear, however they come in parts.
 
-    With a `limit`, no more strings than that are held: where there are more, the rarest are dropped, those
-    that were seen at most t times, for the smallest t that leaves no more than half the limit. A string that
-    comes again after that is a new one: it has another number, and is counted from there. So a count is short
-    by no more than the sum of the t; strings that are frequent from the start are not dropped at all.
+    With a `limit`, no more strings than that are held between two calls of `add`: where there are more, half
+    the limit is kept, the most frequent, and of equally frequent ones those that came first. A string that
+    comes again after it was dropped is a new one: it has another number, and is counted from there. So each
+    drop makes a count short by no more than the least that it keeps; strings that are frequent from the start
+    are not dropped at all. Which ones are depends on the parts as well, and so on how data is cut into files.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -82,8 +83,7 @@ class Numbering:
         return places
 
     def _drop_the_rarest(self, num_kept: int) -> None:
-        threshold = np.partition(self.counts, -num_kept - 1)[-num_kept - 1]
-        kept = np.flatnonzero(self.counts > threshold).astype(np.int32)
+        kept = np.sort(np.argsort(-self.counts, kind="stable")[:num_kept]).astype(np.int32)
         self.strings = self.strings.take(pa.array(kept))
         self.counts = self.counts[kept]
         self._numbers = kept if self._numbers is None else self._numbers[kept]

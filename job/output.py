@@ -74,7 +74,7 @@ class Output:
             words=len(prepared.vocabulary),
             labels=len(label_names),
             training_rows=train.num_rows,
-            training_tokens=train.raw.num_tokens,
+            training_tokens=prepared.num_tokens,
         )
         if len(prepared.corpora) == 1:
             log.info("no_test_data", advice="set BOW_TEST_DATA to learn how good the model is")

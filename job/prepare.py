@@ -21,6 +21,8 @@ class Prepared:
     vocabulary: Vocabulary
     corpora: dict[str, Corpus]
     """By use: `train`, `validation`, `test`."""
+    num_tokens: int
+    """Known words of the training rows."""
 
     @property
     def token_bytes(self) -> npt.NDArray[np.int64]:
@@ -53,13 +55,14 @@ def prepare(
             f"the training data has no word that occurs at least {min_count} times (BOW_MIN_COUNT); "
             "lower it, or name the column that holds the texts in BOW_TEXT_COLUMN"
         )
-    if not counts[vocabulary.ids(tokens) >= 0].any():
+    num_tokens = int(counts[vocabulary.ids(tokens) >= 0].sum())
+    if not num_tokens:
         raise DataError(
             f"none of the {len(vocabulary):,} words of BOW_VOCABULARY_FILE occurs in the training data; "
             "name the file that was made for this data, or unset it"
         )
     corpora = {use: encode(each, vocabulary, inputs.label_names) for use, each in raw.items()}
-    return Prepared(vocabulary=vocabulary, corpora=corpora)
+    return Prepared(vocabulary=vocabulary, corpora=corpora, num_tokens=num_tokens)
 
 
 def unseen_labels(inputs: Inputs) -> dict[str, list[str]]:

@@ -21,7 +21,7 @@ Run: TypeAlias = tuple[Bags, npt.NDArray[np.int64]]
 """Rows, and the order in which they are to be taken."""
 
 
-def num_buckets(num_ids: int) -> int:
+def buckets_for(num_ids: int) -> int:
     """How many buckets a corpus of so many ids is dealt into: the same wherever it is trained."""
     return min(MAX_BUCKETS, max(1, -(-num_ids // BUCKET_IDS)))
 
@@ -46,10 +46,7 @@ def shuffled(
     generator = np.random.Generator(np.random.PCG64([seed, 0]))
     with ExitStack() as stack:
         file = None if scratch is None else stack.enter_context(ScratchFile(scratch))
-        buckets: list[list[Callable[[], Bags]]] = [[] for _ in range(num_buckets)]
-        for block in blocks if file is None else _gathered(blocks):
-            for bucket, part in zip(buckets, _deal(block, num_buckets, generator), strict=True):
-                bucket.append(partial(_same, part) if file is None else _put(file, part))
+        buckets = _dealt(blocks, num_buckets, generator, file)
         while buckets:
             rows = concatenate([get() for get in buckets.pop(0)])
             yield rows, generator.permutation(rows.num_rows)
@@ -59,26 +56,42 @@ def shuffled(
                 give_back_freed_memory()
 
 
-def _deal(block: Bags, num_buckets: int, generator: np.random.Generator) -> list[Bags]:
+def _dealt(
+    blocks: Iterable[Bags], num_buckets: int, generator: np.random.Generator, file: ScratchFile | None
+) -> list[list[Callable[[], Bags]]]:
+    """What gives the parts of each bucket."""
+    buckets: list[list[Callable[[], Bags]]] = [[] for _ in range(num_buckets)]
+    for block in blocks if file is None else _gathered(blocks):
+        for bucket, part in zip(buckets, _parts(block, num_buckets, generator), strict=True):
+            bucket.append(partial(_same, part) if file is None else _put(file, part))
+    return buckets
+
+
+def _parts(block: Bags, num_buckets: int, generator: np.random.Generator) -> Iterator[Bags]:
     """The rows of each bucket, in their order."""
     if num_buckets == 1:
-        return [block]
+        yield block
+        return
     # One draw of the generator a row, so that it does not matter how rows are cut into blocks.
     bucket_of_row = (generator.random(block.num_rows) * num_buckets).astype(np.uint16)
     order = np.argsort(bucket_of_row, kind="stable")
     ends = np.cumsum(np.bincount(bucket_of_row, minlength=num_buckets))
     dealt = block.take(order)
-    return [copied(dealt.part(start, end)) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        yield copied(dealt.part(start, end))
 
 
 def _gathered(blocks: Iterable[Bags]) -> Iterator[Bags]:
     """The same rows in blocks as large as a bucket: of smaller parts a file would hold very many."""
     some: list[Bags] = []
+    size = 0
     for block in blocks:
         some.append(block)
-        if sum(len(each.ids) for each in some) >= BUCKET_IDS:
-            yield concatenate(some)
-            some = []
+        size += len(block.ids) + 2 * block.num_rows  # a row has a label and a length
+        if size >= BUCKET_IDS:
+            whole = concatenate(some)
+            some, size = [], 0
+            yield whole
     if some:
         yield concatenate(some)
 

@@ -183,11 +183,11 @@ def _text_rung(sample: Sample, model: TextModel, labels: Sequence[str], toleranc
         num_wrong += sum(labels[best] != name for best, name in zip(found.argmax(axis=1), named, strict=True))
         return found
 
-    in_batches = [(log_probs(batch), rows) for batch, rows in _batches(sample)]
+    batched = [(log_probs(batch), rows) for batch, rows in _batches(sample)]
     # And each short text alone, since what a large batch takes decides its way through the graph.
     short = [row for row, text in enumerate(sample.texts) if len(text) <= SHORT]
     alone = [(log_probs([sample.texts[row]]), row) for row in short]
-    rung = _compared(FILES.text_model, sample, in_batches, tolerance)
+    rung = _compared(FILES.text_model, sample, batched, tolerance)
     both = merge([rung, _compared(FILES.text_model, sample, _joined(alone, sample), tolerance)])
     rung = replace(both, count=rung.count)
     if not num_wrong:

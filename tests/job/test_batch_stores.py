@@ -43,13 +43,15 @@ def test_batches_on_a_disk_train_to_the_same_weights(tmp_path: Path) -> None:
         assert isinstance(on_disk, BatchesOnDisk)
         assert_same(trained_on(on_disk), expected)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="closed file"):
+        next(on_disk.in_order([0]))
 
 
-def test_batches_that_are_unpacked_each_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_are_unpacked_each_time_are_the_same() -> None:
     """If it failed, a large corpus would be trained on otherwise than a small one."""
     expected = trained_on(BatchesInMemory(batches_of([random_bags(300)])))
-    monkeypatch.setattr(batch_stores, "UNPACKED_BYTES", 0)
-    assert_same(trained_on(BatchesInMemory(batches_of([random_bags(300)]))), expected)
+    packed = BatchesInMemory(batches_of([random_bags(300)]), unpacked_bytes=0)
+    assert_same(trained_on(packed), expected)
 
 
 def test_what_a_gpu_does_not_hold_is_copied_to_it_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +66,7 @@ def test_what_a_gpu_does_not_hold_is_copied_to_it_batch_by_batch(monkeypatch: py
             copied.append(device)
             yield batch
 
+    monkeypatch.setattr(batch_stores, "CopyStream", lambda device: device)
     monkeypatch.setattr(batch_stores, "copied_ahead", copy)
     expected = trained_on(BatchesInMemory(batches_of([random_bags(300)])))
     size = BatchesInMemory(batches_of([random_bags(300)])).num_bytes

@@ -80,22 +80,30 @@ def test_batches_go_on_from_one_run_of_rows_to_the_next(sizes: list[int]) -> Non
     assert [row for batch in batches for row in rows_of(batch)] == rows_of_bags(expected)
 
 
-@pytest.mark.parametrize("word", [3, 32_767, 32_768, 40_000, 2**31 - 1])
-def test_numbers_that_need_more_than_two_bytes_are_kept_whole(word: int) -> None:
-    """If it failed, words, rows or counts beyond 32,767 would become others."""
-    many = np.full(40_000, word, np.int32)
+@pytest.mark.parametrize("word", [3, 65_534, 65_535, 65_536, 2**31 - 1])
+@pytest.mark.parametrize("number", [65_533, 65_534, 65_535, 70_000])
+def test_numbers_that_need_more_than_two_bytes_are_kept_whole(word: int, number: int) -> None:
+    """If it failed, words, rows, lengths, counts or labels beyond 65,535 would become others."""
     bags = Bags(
-        ids=np.concatenate([np.array([0, 1], np.int32), many]),
-        offsets=np.array([0, 1, 2, 40_002] + [40_002] * 40_000),
-        labels=np.append(np.arange(40_002), 7),
+        ids=np.concatenate([[0, 1], np.full(number, word), [0]]).astype(np.int32),
+        offsets=np.concatenate([[0, 1, 2], np.full(number - 2, number + 2), [number + 3]]),
+        labels=np.append(np.arange(number), 7),
     )
     batch = pack(bags, block_size=2)
     assert batch.data.numel() == batch.parts.num_bytes
     found = batch.unpack()
     assert rows_of(batch) == rows_of_bags(bags)
     assert [block.words.tolist() for block in found.blocks] == [[0, 1], [word]]
-    assert found.blocks[1].offsets.tolist() == [0, 40_000]
+    assert found.blocks[1].offsets.tolist() == [0, number]
+    assert found.blocks[0].rows.tolist() == [0, number, 1]
     assert found.blocks[1].rows.unique().tolist() == [2]
+
+
+def test_a_batch_of_very_many_words_has_their_places() -> None:
+    """If it failed, a text's words would be others where a batch has more than 65,536 different ones."""
+    ids = np.random.default_rng(0).permutation(70_000).astype(np.int32)
+    bags = Bags(ids=ids, offsets=np.array([0, 70_000]), labels=np.array([0]))
+    assert torch.equal(pack(bags, block_size=100_000).unpack().ids, torch.from_numpy(ids))
 
 
 def test_few_batches_are_made_ahead_of_their_use(monkeypatch: pytest.MonkeyPatch) -> None:

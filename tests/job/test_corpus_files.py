@@ -39,6 +39,7 @@ def test_blocks_are_numbered_as_they_are_in_memory(
         (collect_module, "MIN_WAITING"),
         (corpus_files, "_AT_ONCE"),
         (corpus_files, "CHUNK_ROWS"),
+        (corpus_files, "CHUNK_IDS"),
     ):
         monkeypatch.setattr(module, name, at_once)
     blocks = random_blocks(num_blocks)

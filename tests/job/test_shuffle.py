@@ -2,15 +2,17 @@
 
 import errno
 import os
+import weakref
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from job import shuffle
+from job import batches, shuffle
 from job.bags import Bags
-from job.shuffle import Run, in_file_order, num_buckets, shuffled
+from job.shuffle import Run, buckets_for, in_file_order, shuffled
 from serving.errors import PlatformError
 
 
@@ -77,7 +79,7 @@ def test_every_order_is_as_likely_as_any_other() -> None:
 
 def test_the_number_of_buckets_bounds_memory_and_open_places() -> None:
     """If it failed, a bucket of a large corpus would not fit into memory, or there would be too many."""
-    assert [num_buckets(size) for size in (0, 1, 1 << 23, (1 << 23) + 1, 10**8, 10**12)] == [
+    assert [buckets_for(size) for size in (0, 1, 1 << 23, (1 << 23) + 1, 10**8, 10**12)] == [
         1,
         1,
         1,
@@ -94,9 +96,37 @@ def test_rows_in_file_order_stay_in_it() -> None:
 
 def test_buckets_leave_memory_one_by_one() -> None:
     """If it failed, a corpus would be in memory twice while it is cut into batches."""
-    runs = shuffled(numbered(1000), num_buckets=4, seed=1)
+    blocks = numbered(500, 500)
+    given = [weakref.ref(block.ids) for block in blocks]
+    runs = shuffled((blocks.pop(0) for _ in range(2)), num_buckets=4, seed=1)
     first, _ = next(runs)
     assert 200 < first.num_rows < 300
+    assert [ref() for ref in given] == [None, None]
+    before = weakref.ref(first.ids)
+    del first
+    next(runs)
+    assert before() is None
+
+
+def test_a_run_leaves_memory_before_the_next_is_made() -> None:
+    """If it failed, two buckets would be in memory at once."""
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def runs() -> Iterator[Run]:
+        for bags in numbered(20, 20, 20):
+            assert all(ref() is None for ref in made)
+            made.append(weakref.ref(bags.ids))
+            yield bags, np.arange(20)
+            del bags
+
+    assert len(list(_cut_batches(runs()))) == 6
+
+
+def _cut_batches(runs: Iterator[Run]) -> Iterator[int]:
+    """The batches of some runs, each made at once, since what is made ahead holds its run."""
+    for rows in batches._cut(runs, 10):
+        yield rows().num_rows
+        del rows
 
 
 def test_a_full_disk_is_an_error_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
