@@ -113,11 +113,11 @@ def test_a_run_leaves_memory_before_the_next_is_made() -> None:
     made: list[weakref.ref[np.ndarray]] = []
 
     def runs() -> Iterator[Run]:
-        for bags in numbered(20, 20, 20):
+        blocks = numbered(20, 20, 20)
+        while blocks:
             assert all(ref() is None for ref in made)
-            made.append(weakref.ref(bags.ids))
-            yield bags, np.arange(20)
-            del bags
+            made.append(weakref.ref(blocks[0].ids))
+            yield blocks.pop(0), np.arange(20)
 
     assert len(list(_cut_batches(runs()))) == 6
 
