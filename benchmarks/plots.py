@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 COLORS = {"bowsprit": "tab:red", "fasttext": "tab:blue", "vw": "tab:green", "sklearn": "tab:gray"}
-MARKERS = "osD^"
+MARKERS = "osD^v"
 SHOWN_BELOW_BEST = 0.1
 """Accuracy that the panels reach down to; what is worse stands at the lower edge, with an arrow."""
 
@@ -31,6 +31,8 @@ def _accuracy(tasks: dict[str, Any], path: Path) -> None:
     figure, panels = plt.subplots(rows, columns, figsize=(5 * columns, 3.4 * rows + 0.8), squeeze=False)
     for panel in panels.flat[len(tasks) :]:
         panel.set_axis_off()
+    names = list(dict.fromkeys(name for contenders in tasks.values() for name in contenders))
+    handles = {}
     for panel, (name, contenders) in zip(panels.flat, tasks.items(), strict=False):
         points = {
             contender: [
@@ -40,16 +42,15 @@ def _accuracy(tasks: dict[str, Any], path: Path) -> None:
         }
         lowest = max(accuracy for _, accuracy in points.values()) - SHOWN_BELOW_BEST
         for contender, (seconds, accuracy) in points.items():
-            style = _style(contender, list(points))
-            panel.plot(seconds, max(accuracy, lowest), linestyle="", label=contender, **style)
+            style = _style(contender, names)
+            (handles[contender],) = panel.plot(seconds, max(accuracy, lowest), linestyle="", **style)
             if accuracy < lowest:
                 panel.annotate("\u2193", (seconds, lowest), (5, 3), textcoords="offset points")
         panel.set(title=name, xscale="log", xlabel="seconds from file to model", ylabel="test accuracy")
         panel.margins(0.1)
         panel.grid(alpha=0.3)
-    handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.tight_layout(rect=(0, 0.8 / figure.get_figheight(), 1, 1))
-    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)
+    figure.legend([handles[name] for name in names], names, loc="lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
