@@ -15,15 +15,18 @@ _SMALL = 3 << 28
 """Bytes of a process that need give nothing back: to get memory again takes time."""
 
 
-def keep_freed_memory() -> None:
-    """Lets arrays of up to 1 GiB take the place of freed ones, Arrow's as well.
+def set_up_allocator(*, keep_freed: bool) -> None:
+    """Has Arrow allocate as all else does, so that one's freed memory is the other's.
 
-    The allocators would give each back to the system, which clears every page before it hands it out again:
-    a fifth of the time from file to model. Nothing happens where the C library is not glibc.
+    With `keep_freed`, arrays of up to 1 GiB take the place of freed ones. The allocator would give each back
+    to the system, which clears every page before it hands it out again: a fifth of the time from file to
+    model. Nothing happens where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        pa.set_memory_pool(pa.system_memory_pool())
+    if mallopt is None:
+        return
+    pa.set_memory_pool(pa.system_memory_pool())
+    if keep_freed:
         mallopt(_M_MMAP_THRESHOLD, _KEPT)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 

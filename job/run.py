@@ -21,7 +21,7 @@ from job.device import Device, choose_device, device_errors, peak_device_memory,
 from job.identity import default_name, is_published
 from job.inputs import Inputs, read_inputs
 from job.learn import Learned, Means, learn
-from job.memory import give_back_freed_memory, keep_freed_memory, peak_memory
+from job.memory import give_back_freed_memory, peak_memory, set_up_allocator
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer
 from job.output import Output
@@ -41,8 +41,7 @@ def run(settings: Settings, output: Output) -> Path:
     Raises what the stages raise, each a `BowspritError`; nothing is published then.
     """
     clock = StageClock()
-    if settings.cache_dir is None:  # with it, memory is what is short
-        keep_freed_memory()
+    set_up_allocator(keep_freed=settings.cache_dir is None)  # with a cache, memory is what is short
     num_threads = _use_threads(settings)
     device = choose_device(settings.device, settings.require_gpu)
     output.device(device, num_threads)

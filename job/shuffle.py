@@ -16,6 +16,8 @@ from job.scratch import Place, ScratchFile
 BUCKET_IDS = 1 << 23
 """Ids of a bucket, as far as `MAX_BUCKETS` allow: 32 MiB."""
 MAX_BUCKETS = 256
+DEALT_IDS = 1 << 21
+"""Ids, and twice the rows, dealt into a file at once; of less, buckets would be in very many parts."""
 
 Run: TypeAlias = tuple[Bags, npt.NDArray[np.int64]]
 """Rows, and the order in which they are to be taken."""
@@ -82,13 +84,13 @@ def _parts(block: Bags, num_buckets: int, generator: np.random.Generator) -> Ite
 
 
 def _gathered(blocks: Iterable[Bags]) -> Iterator[Bags]:
-    """The same rows in blocks as large as a bucket: of smaller parts a file would hold very many."""
+    """The same rows in blocks of about `DEALT_IDS`."""
     some: list[Bags] = []
     size = 0
     for block in blocks:
         some.append(block)
         size += len(block.ids) + 2 * block.num_rows  # a row has a label and a length
-        if size >= BUCKET_IDS:
+        if size >= DEALT_IDS:
             whole = concatenate(some)
             some, size = [], 0
             yield whole

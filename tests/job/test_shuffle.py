@@ -56,7 +56,7 @@ def test_how_rows_are_cut_into_blocks_makes_no_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buckets: int
 ) -> None:
     """If it failed, the cache, which cuts rows otherwise than reading does, would give another model."""
-    monkeypatch.setattr(shuffle, "BUCKET_IDS", 50)
+    monkeypatch.setattr(shuffle, "DEALT_IDS", 50)
     orders = [
         order_of(list(shuffled(numbered(*sizes), num_buckets=buckets, seed=1, scratch=scratch)))
         for sizes in ((100,), (1, 2, 97), (9,) * 11 + (1,))
