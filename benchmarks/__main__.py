@@ -43,7 +43,7 @@ def main() -> None:
             for task in tasks
         },
         "labels": {task.name: task.num_labels for task in tasks},
-        "scale": [_scaled(arguments.folder / "tasks", int(tokens), arguments) for tokens in arguments.scale],
+        "scale": _scaled(arguments.folder / "tasks", arguments),
     }
     (arguments.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     table = report.markdown(results)
@@ -86,17 +86,27 @@ def _compete(task: Task, names: list[str], num_threads: int, rounds: int) -> dic
     if len(task.rows("train")[1]) > FEW_ROWS:
         names = [name for name in names if name not in FOR_FEW_ROWS]
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for number in range(rounds):
+    for _ in range(rounds):
         for name in names:
             if any(each["whole"] > SLOWEST for each in figures[name]):
                 continue
-            found = _run(name, task, num_threads)
-            figures[name].append(found)
-            sys.stderr.write(
-                f"{task.name}, round {number + 1} of {rounds}, {name}: "
-                f"{found['file_to_model']:.2f} s, accuracy {found['accuracy']:.4f}\n"
-            )
+            figures[name].append(_run(name, task, num_threads))
     return figures
+
+
+def _scaled(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The figures by size: the peers' of one round, our own of all, since their growth is a ratio to measure.
+
+    The sizes take turns.
+    """
+    tasks = {int(tokens): _generated(folder, tokens=int(tokens), num_labels=2) for tokens in arguments.scale}
+    names = [name for name in arguments.contenders if name in SCALED]
+    figures = {tokens: _compete(task, names, arguments.threads, 1) for tokens, task in tasks.items()}
+    for _ in range(1, arguments.rounds if report.OWN in names else 1):
+        for tokens, task in tasks.items():
+            again = _compete(task, [report.OWN], arguments.threads, 1)
+            figures[tokens][report.OWN] += again[report.OWN]
+    return [{"tokens": tokens, "contenders": contenders} for tokens, contenders in figures.items()]
 
 
 def _run(name: str, task: Task, num_threads: int) -> dict[str, Any]:
@@ -114,14 +124,10 @@ def _run(name: str, task: Task, num_threads: int) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{name} failed on {task.name}:\n{done.stderr[-4000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    sys.stderr.write(
+        f"{task.name}, {name}: {found['file_to_model']:.2f} s, accuracy {found['accuracy']:.4f}\n"
+    )
     return found
-
-
-def _scaled(folder: Path, tokens: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    task = _generated(folder, tokens=tokens, num_labels=2)
-    names = [name for name in arguments.contenders if name in SCALED]
-    figures = _compete(task, names, arguments.threads, 1)
-    return {"tokens": tokens, "contenders": figures}
 
 
 if __name__ == "__main__":

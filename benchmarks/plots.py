@@ -62,7 +62,9 @@ def _scale(scale: list[dict[str, Any]], path: Path) -> None:
     tokens = [row["tokens"] for row in scale]
     names = list(scale[0]["contenders"])
     for name in names:
-        seconds = [row["contenders"][name][0]["file_to_model"] for row in scale]
+        seconds = [
+            statistics.median(each["file_to_model"] for each in row["contenders"][name]) for row in scale
+        ]
         axes.plot(tokens, seconds, label=name, **_style(name, names))
     axes.set(xscale="log", yscale="log", xlabel="training tokens", ylabel="seconds from file to model")
     axes.legend()

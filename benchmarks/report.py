@@ -35,7 +35,8 @@ def markdown(results: dict[str, Any]) -> str:
         "the median of the ratios round by round. `proof` comes on top: it is what checks a bundle before it",
         "is published, and the others have no such thing. The memory is the most that the process held; what",
         "training in memory must hold is ids (4 bytes a token), offsets (8 a row), weights, the optimizer's",
-        "state, and what the process holds before it begins, the libraries.",
+        "state, and what the process holds before it begins, the libraries. In `Time against tokens` the",
+        "sizes take turns; the peers run once, Bowsprit in every round.",
         "",
         *results.get("notes", []),
         "",
@@ -84,23 +85,42 @@ def _median(values: Iterator[float | None]) -> float | None:
 
 def _scale_table(scale: list[dict[str, Any]]) -> Iterator[str]:
     names = list(scale[0]["contenders"])
-    own = ("training, ns a token and epoch", "peak memory, MB", "of what it must hold")
+    own = (
+        "training, ns a token and epoch",
+        "times the smallest's",
+        "peak memory, MB",
+        "of what it must hold",
+    )
     yield "| tokens | " + " | ".join([*names, *(f"{OWN}: {column}" for column in own)]) + " |"
     yield "| --- " * (len(names) + len(own) + 1) + "|"
+    smallest = scale[0]["contenders"].get(OWN)
     for row in scale:
         contenders = row["contenders"]
-        cells = [f"{contenders[name][0]['file_to_model']:.2f} s" for name in names]
-        if OWN not in contenders:
+        cells = [
+            f"{statistics.median(each['file_to_model'] for each in contenders[name]):.2f} s" for name in names
+        ]
+        if smallest is None:
             yield f"| {row['tokens']:.0e} | " + " | ".join([*cells, *[""] * len(own)]) + " |"
             continue
-        (figures,) = contenders[OWN]
-        least = figures["stages"]["least_memory"] + figures["memory_before"]
+        rounds = contenders[OWN]
+        times = [_training_time(each) for each in rounds]
+        growth = [
+            _training_time(one) / _training_time(other) for one, other in zip(rounds, smallest, strict=True)
+        ]
+        most = max(rounds, key=lambda each: each["peak_memory"])
+        least = most["stages"]["least_memory"] + most["memory_before"]
         cells += [
-            f"{1e9 / figures['stages']['tokens_per_second']:.1f}",
-            f"{figures['peak_memory'] / 1e6:,.0f}",
-            f"{figures['peak_memory'] / least:.2f} of {least / 1e6:,.0f}",
+            f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})",
+            f"{statistics.median(growth):.2f} ({min(growth):.2f} to {max(growth):.2f})",
+            f"{most['peak_memory'] / 1e6:,.0f}",
+            f"{most['peak_memory'] / least:.2f} of {least / 1e6:,.0f}",
         ]
         yield f"| {row['tokens']:.0e} | " + " | ".join(cells) + " |"
+
+
+def _training_time(figures: dict[str, Any]) -> float:
+    """Nanoseconds a token and epoch."""
+    return float(1e9 / figures["stages"]["tokens_per_second"])
 
 
 def _gpu(results: dict[str, Any]) -> Iterator[str]:
