@@ -31,13 +31,18 @@ class Batch:
     """B rows as a sparse count matrix in both directions: by row, and by word."""
 
     ids: Tensor
-    """The word ids of every row's tokens: int32 [nnz]."""
+    """The words of every row's tokens, by id; if there is one block, by their place in it: int32 [nnz]."""
     offsets: Tensor
     """Row i is `ids[offsets[i]:offsets[i + 1]]`: int32 [B + 1]."""
     labels: Tensor
     """int64 [B]."""
     blocks: tuple[WordBlock, ...]
     """Every word that occurs is in one of them."""
+
+    @property
+    def is_one_block(self) -> bool:
+        """Whether the cache holds the rows of all words that occur."""
+        return len(self.blocks) == 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class PackedBatch:
         places, lengths, labels, *blocks = self._parts()
         words = [steps.cumsum(0, dtype=torch.int32) for steps in blocks[::3]]
         return Batch(
-            ids=torch.cat([places[:0], *words]).index_select(0, places),
+            ids=places if len(words) == 1 else torch.cat([places[:0], *words]).index_select(0, places),
             offsets=_offsets(lengths),
             labels=labels.long(),
             blocks=tuple(

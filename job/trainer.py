@@ -16,6 +16,7 @@ from job.batches import batch_order
 from job.metrics import Predictions
 from job.model import BowClassifier
 from job.optimizer import Optimizer
+from job.rows import put_rows, take_rows
 from serving.errors import TrainingError
 
 Schedule = Literal["constant", "linear"]
@@ -169,9 +170,11 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
         dA^T   = X^T G                db = sum of G over rows
 
     X is never built: both products are bags of rows summed, by row and by word. Only the rows of A^T whose
-    words occur are read and written, block by block, so that what an update needs stays in the cache.
+    words occur are read and written, block by block, so that what an update needs stays in the cache; where
+    all are one block, the logits are summed from there too.
     """
-    sums = F.embedding_bag(batch.ids, state.table, batch.offsets, mode="sum", include_last_offset=True)
+    near = take_rows(state.table, batch.blocks[0].words) if batch.is_one_block else state.table
+    sums = F.embedding_bag(batch.ids, near, batch.offsets, mode="sum", include_last_offset=True)
     log_probs = F.log_softmax(sums.add_(state.bias), dim=1)  # [B, K]
     labels = batch.labels.unsqueeze(1)
     loss = log_probs.gather(1, labels).sum().neg_()
@@ -185,12 +188,11 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
         block_gradient = F.embedding_bag(
             block.rows, gradient, block.offsets, mode="sum", include_last_offset=True
         )  # [u, K]
-        touched = tuple(full.index_select(0, block.words) for full in (state.table, *state.table_slots))
-        optimizer.update(
-            touched[0], block_gradient, touched[1:], learning_rate=learning_rate, step=state.step
-        )
-        for full, rows in zip((state.table, *state.table_slots), touched, strict=True):
-            full.index_copy_(0, block.words.long(), rows)
+        weights = near if batch.is_one_block else take_rows(state.table, block.words)
+        slots = tuple(take_rows(slot, block.words) for slot in state.table_slots)
+        optimizer.update(weights, block_gradient, slots, learning_rate=learning_rate, step=state.step)
+        for full, rows in zip((state.table, *state.table_slots), (weights, *slots), strict=True):
+            put_rows(full, block.words, rows)
     optimizer.update(
         state.bias, gradient.sum(0), state.bias_slots, learning_rate=learning_rate, step=state.step
     )

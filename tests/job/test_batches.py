@@ -18,7 +18,8 @@ BLOCK_SIZE = 7
 
 def rows_of(batch: PackedBatch) -> list[tuple[list[int], int]]:
     whole = batch.unpack()
-    ids = np.split(whole.ids.numpy(), whole.offsets.numpy()[1:-1])
+    ids = whole.blocks[0].words[whole.ids] if whole.is_one_block else whole.ids
+    ids = np.split(ids.numpy(), whole.offsets.numpy()[1:-1])
     return [(row.tolist(), label) for row, label in zip(ids, whole.labels.tolist(), strict=True)]
 
 

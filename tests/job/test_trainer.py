@@ -180,15 +180,16 @@ def test_the_size_of_the_blocks_changes_nothing() -> None:
     assert torch.equal(trained[0], trained[2])
 
 
+@pytest.mark.parametrize("block_size", [BLOCK_SIZE, NUM_WORDS])
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "adam", "rmsprop"])
-def test_a_step_never_waits_for_the_device_nor_moves_data(name: OptimizerName) -> None:
+def test_a_step_never_waits_for_the_device_nor_moves_data(name: OptimizerName, block_size: int) -> None:
     """If it failed, a GPU would stand idle in every step.
 
     Nothing on the `meta` device can be read, or mixed with what is elsewhere.
     """
     optimizer = Optimizer(name=name, weight_decay=0.1)
     state = start(random_model(), optimizer, torch.device("meta"))
-    batch = pack(random_bags(20), block_size=BLOCK_SIZE).to(torch.device("meta")).unpack()
+    batch = pack(random_bags(20), block_size=block_size).to(torch.device("meta")).unpack()
     loss = train_step(state, batch, optimizer, learning_rate=0.1)
     assert loss.device.type == state.table.device.type == "meta"
 
