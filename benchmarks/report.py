@@ -33,10 +33,10 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         "`file to model` is the median of the rounds, with the fastest and slowest; `times Bowsprit's` is",
         "the median of the ratios round by round. `proof` comes on top: it is what checks a bundle before it",
-        "is published, and the others have no such thing. The memory is the most that the process held; what",
-        "training in memory must hold is ids (4 bytes a token), offsets (8 a row), weights, the optimizer's",
-        "state, and what the process holds before it begins, the libraries. In `Time against tokens` the",
-        "sizes take turns; the peers run once, Bowsprit in every round.",
+        "is published, and the others have no such thing. The memory is the most that the process held, in the",
+        "proof too; what training in memory must hold is ids (4 bytes a token), offsets (8 a row), weights, the",
+        "optimizer's state, and what the process holds before it begins, the libraries. In `Time against",
+        "tokens` the sizes take turns; the peers run once, Bowsprit in every round.",
         "",
         *results.get("notes", []),
         "",
@@ -60,7 +60,7 @@ def _table(contenders: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         proof = _median(each["stages"].get("verify") for each in rounds)
         cells = (
             name,
-            f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})",
+            _spread(seconds, ".2f"),
             ratio,
             "" if training is None else f"{training:.2f}",
             "" if proof is None else f"{proof:.2f}",
@@ -107,15 +107,21 @@ def _scale_table(scale: list[dict[str, Any]]) -> Iterator[str]:
         growth = [
             _training_time(one) / _training_time(other) for one, other in zip(rounds, smallest, strict=True)
         ]
-        most = max(rounds, key=lambda each: each["peak_memory"])
-        least = most["stages"]["least_memory"] + most["memory_before"]
+        least = max(each["stages"]["least_memory"] + each["memory_before"] for each in rounds)
+        memory = [each["peak_memory"] for each in rounds]
         cells += [
-            f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})",
-            f"{statistics.median(growth):.2f} ({min(growth):.2f} to {max(growth):.2f})",
-            f"{most['peak_memory'] / 1e6:,.0f}",
-            f"{most['peak_memory'] / least:.2f} of {least / 1e6:,.0f}",
+            _spread(times, ".1f"),
+            _spread(growth, ".2f"),
+            f"{statistics.median(memory) / 1e6:,.0f}",
+            f"{_spread([each / least for each in memory], '.2f')} of {least / 1e6:,.0f}",
         ]
         yield f"| {row['tokens']:.0e} | " + " | ".join(cells) + " |"
+
+
+def _spread(values: list[float], form: str) -> str:
+    """The median, and the smallest and largest."""
+    middle, *ends = (format(value, form) for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({' to '.join(ends)})"
 
 
 def _training_time(figures: dict[str, Any]) -> float:

@@ -134,8 +134,14 @@ def test_the_table_compares_round_by_round() -> None:
         "16.50 (3.00 to 30.00)",
         "3.0",
     ]
-    assert "| 1e+03 | 1.00 s | 10.0 (10.0 to 10.0) | 1.00 (1.00 to 1.00) | 900 | 1.50 of 600 |" in lines
-    assert "| 2e+03 | 2.00 s | 20.0 (10.0 to 40.0) | 2.00 (1.00 to 4.00) | 900 | 1.50 of 600 |" in lines
+    assert (
+        "| 1e+03 | 1.00 s | 10.0 (10.0 to 10.0) | 1.00 (1.00 to 1.00) | 900 | 1.50 (1.50 to 1.50) of 600 |"
+        in lines
+    )
+    assert (
+        "| 2e+03 | 2.00 s | 20.0 (10.0 to 40.0) | 2.00 (1.00 to 4.00) | 900 | 1.50 (1.50 to 1.50) of 600 |"
+        in lines
+    )
     assert "On a GPU: not measured (there is none)." in lines
     short = report.summary(results, ("slow", "bowsprit")).splitlines()
     assert short[-1] == "| small | 16.50 s, 0.8000 | 5.50 s, 0.9000 |"
