@@ -60,12 +60,17 @@ def write_model(folder: Path, model: nn.Module, parameters: Parameters, provenan
         written.append(pool.submit(bow_file.write, folder / FILES.bow_model))
         # It holds A transposed, which torch makes several times as fast as numpy.
         table = model.get_parameter("weight").detach().t().contiguous().numpy()
-        text_file = text_graph.build(table.T, bias, vocabulary, labels, metadata)
+        features = None
+        if parameters.tables is not None:
+            features = text_graph.Features(spec=parameters.spec, tables=parameters.tables, idf=parameters.idf)
+        text_file = text_graph.build(table.T, bias, vocabulary, labels, metadata, features)
         written.append(pool.submit(text_file.write, folder / FILES.text_model))
-        tensors = save({"weight": weight, "bias": bias})
+        tensors = save(
+            {"weight": weight, "bias": bias} | ({} if parameters.idf is None else {"idf": parameters.idf})
+        )
         written.append(pool.submit((folder / FILES.weights).write_bytes, tensors))
         torchscript.write(folder / FILES.torchscript, model, extra_files)
-        examples = golden_examples(weight, bias, vocabulary, labels)
+        examples = golden_examples(parameters)
         (folder / FILES.golden).write_bytes(msgspec.json.Encoder().encode_lines(examples))
     for each in written:
         each.result()

@@ -13,9 +13,9 @@ from export.bundle import Provenance
 from serving.bundle import FILES
 from serving.ladder import Sample, bag_rungs, climb, dense_rungs, samples
 from serving.parity import Rung, Tolerance
-from serving.reference import Reference
+from serving.reference import Bags, Reference
 from serving.session import BowModel, Provider
-from serving.verify import golden_rung, torchscript_rungs
+from serving.verify import golden_rung, reference_of, torchscript_rungs
 from serving.weights import Parameters
 
 
@@ -37,7 +37,7 @@ def climb_all(
     texts: more samples by name, such as validation texts.
     provider: an execution provider, beside the CPU's, that `bow.onnx` runs on.
     """
-    reference = Reference.of(parameters.weight, parameters.bias, parameters.vocabulary)
+    reference = reference_of(parameters)
     golden, golden_texts = golden_rung(folder, reference, parameters.labels)
     some = samples(reference, parameters.vocabulary, {"golden texts": golden_texts, **texts})
     rungs = [golden, *_eager_rungs(model, reference, some, tolerance)]
@@ -66,11 +66,19 @@ def _eager_rungs(
         return np.asarray(precise(torch.from_numpy(bow).double()))
 
     @torch.no_grad()
-    def score(ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        return np.asarray(model.score(torch.from_numpy(ids), torch.from_numpy(offsets)))  # type: ignore[operator]
+    def score(bags: Bags) -> npt.NDArray[np.float64]:
+        given = [bags.ids, bags.offsets, *([] if bags.values is None else [bags.values])]
+        return np.asarray(model.score(*map(torch.from_numpy, given)))  # type: ignore[operator]
 
     return [
-        *dense_rungs("eager float64", forward_precisely, reference, some, tolerance, float32_sums=False),
+        *dense_rungs(
+            "eager float64",
+            forward_precisely,
+            reference,
+            some,
+            tolerance,
+            float32_sums=reference.spec.is_weighted,  # the dense input is float32
+        ),
         *dense_rungs("eager float32", forward, reference, some, tolerance),
         *bag_rungs("eager score", score, some, tolerance),
     ]

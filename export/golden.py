@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from serving.features import WHITESPACE, tokenize
+from serving.features import WHITESPACE, features, tokens_of
 from serving.reference import Reference
 from serving.verify import GoldenExample
+from serving.weights import Parameters
 
 NUM_EXAMPLES = 64
 MAX_LOG_PROBS = 1 << 20
@@ -16,21 +16,20 @@ MAX_WORDS = 40
 SEED = 0
 
 
-def golden_examples(
-    weight: npt.NDArray[np.float32],
-    bias: npt.NDArray[np.float32],
-    vocabulary: Sequence[str],
-    labels: Sequence[str],
-) -> list[GoldenExample]:
-    """The examples: the same for the same model, and nothing of the training data beyond its words.
-
-    weight: A, [K, V]; bias: b, [K].
-    """
+def golden_examples(parameters: Parameters) -> list[GoldenExample]:
+    """The examples: the same for the same model, and nothing of the training data beyond its words."""
+    labels, vocabulary = parameters.labels, parameters.vocabulary
     number = max(1, min(NUM_EXAMPLES, MAX_LOG_PROBS // len(labels)))
-    texts = golden_texts(vocabulary, number)
-    used = {token for text in texts for token in tokenize(text)}
-    index = {word: place for place, word in enumerate(vocabulary) if word in used}
-    log_probs = Reference(weight=weight, bias=bias, index=index).score(texts).log_probs
+    texts = golden_texts(tokens_of(vocabulary), number)
+    used = {name for text in texts for name in features(text, parameters.spec)}
+    reference = Reference(
+        weight=parameters.weight,
+        bias=parameters.bias,
+        index={name: place for place, name in enumerate(vocabulary) if name in used},
+        spec=parameters.spec,
+        idf=parameters.idf,
+    )
+    log_probs = reference.score(texts).log_probs
     return [
         GoldenExample(text=text, label=labels[row.argmax()], log_probs=row.tolist())
         for text, row in zip(texts, log_probs, strict=True)

@@ -1,6 +1,6 @@
 """A small builder over `onnx.helper`: nodes are added in order, and every name is deterministic."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,26 @@ class Graph:
         )
         self.nodes.append(helper.make_node(op, list(inputs), list(names), domain=domain, **attributes))
         return names[0]
+
+    def add_if(
+        self,
+        condition: str,
+        *,
+        then: "Graph",
+        otherwise: "Graph",
+        outputs: Mapping[str, tuple[int, Sequence[int | str]]],
+    ) -> None:
+        """Adds an If; each branch names its outputs as the branch's prefix and the output.
+
+        outputs: the dtype and shape of each.
+        """
+
+        def branch(of: "Graph") -> GraphProto:
+            return of.build([value(of.prefix + name, *kind) for name, kind in outputs.items()])
+
+        self.add(
+            "If", condition, output=list(outputs), then_branch=branch(then), else_branch=branch(otherwise)
+        )
 
     def constant(self, value: npt.ArrayLike) -> str:
         """Adds a constant: bool, int64, float32 or float64, by the dtype that numpy gives the value."""

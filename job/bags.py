@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int32]
 Numbers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+Values = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class Bags:
     """[n + 1], from 0 to nnz."""
     labels: Numbers
     """[n]."""
+    values: Values | None = None
+    """What each id counts, [nnz]; None where each counts once."""
 
     @property
     def num_rows(self) -> int:
@@ -40,21 +43,29 @@ class Bags:
         offsets = offsets_of(lengths)
         # Position j of the result lies in row r at place j - offsets[r] of that row.
         places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return Bags(ids=self.ids[places], offsets=offsets, labels=self.labels[rows])
+        return Bags(
+            ids=self.ids[places],
+            offsets=offsets,
+            labels=self.labels[rows],
+            values=None if self.values is None else self.values[places],
+        )
 
     def part(self, start: int, end: int) -> "Bags":
         """The rows from `start` until before `end`, without a copy of their ids."""
         offsets = self.offsets[start : end + 1]
+        own = slice(offsets[0], offsets[-1])
         return Bags(
-            ids=self.ids[offsets[0] : offsets[-1]],
+            ids=self.ids[own],
             offsets=offsets - offsets[0],
             labels=self.labels[start:end],
+            values=None if self.values is None else self.values[own],
         )
 
 
 def copied(bags: Bags) -> Bags:
     """The same rows, in memory of their own: a part keeps all that it was cut from in memory."""
-    return Bags(ids=bags.ids.copy(), offsets=bags.offsets, labels=bags.labels.copy())
+    values = None if bags.values is None else bags.values.copy()
+    return Bags(ids=bags.ids.copy(), offsets=bags.offsets, labels=bags.labels.copy(), values=values)
 
 
 def concatenate(parts: Sequence[Bags]) -> Bags:
@@ -66,7 +77,9 @@ def concatenate(parts: Sequence[Bags]) -> Bags:
     """
     if len(parts) == 1:
         return parts[0]
+    values = [part.values for part in parts if part.values is not None]
     return Bags(
+        values=np.concatenate(values) if values else None,
         ids=np.concatenate([part.ids for part in parts]),
         offsets=offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
         labels=np.concatenate([part.labels for part in parts]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from job.bags import Bags, Ids
 
-_TORCH = {"uint16": torch.uint16, "int32": torch.int32}
+_TORCH = {"uint16": torch.uint16, "int32": torch.int32, "float32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class WordBlock:
     """The row of every token, ascending within a word: int32 [n]."""
     offsets: Tensor
     """The word at place j is in `rows[offsets[j]:offsets[j + 1]]`: int32 [u + 1]."""
+    values: Tensor | None
+    """What each token counts there: float32 [n]; None where each counts once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class Batch:
     """The words of every row's tokens, by id; if there is one block, by their place in it: int32 [nnz]."""
     offsets: Tensor
     """Row i is `ids[offsets[i]:offsets[i + 1]]`: int32 [B + 1]."""
+    values: Tensor | None
+    """What each token counts: float32 [nnz]; None where each counts once."""
     labels: Tensor
     """int64 [B]."""
     blocks: tuple[WordBlock, ...]
@@ -51,6 +56,8 @@ class Parts:
 
     kinds: tuple[tuple[torch.dtype, int], ...]
     """The type of each part, and how many numbers it has."""
+    has_values: bool
+    """Whether the last two are the tokens' values, by row and by word."""
 
     @property
     def num_tokens(self) -> int:
@@ -82,24 +89,30 @@ class PackedBatch:
     def unpack(self) -> Batch:
         """The batch, on the device that it is on."""
         places, lengths, labels, *blocks = self._parts()
+        values = by_word = None
+        if self.parts.has_values:
+            *blocks, values, by_word = blocks
         words = [steps.cumsum(0, dtype=torch.int32) for steps in blocks[::3]]
+        sizes = [len(rows) for rows in blocks[2::3]]
+        values_of = [None] * len(words) if by_word is None else torch.split(by_word, sizes)
         return Batch(
             ids=places if len(words) == 1 else torch.cat([places[:0], *words]).index_select(0, places),
             offsets=_offsets(lengths),
+            values=values,
             labels=labels.long(),
             blocks=tuple(
-                WordBlock(words=some, rows=rows, offsets=_offsets(counts))
-                for some, counts, rows in zip(words, blocks[1::3], blocks[2::3], strict=True)
+                WordBlock(words=some, rows=rows, offsets=_offsets(counts), values=each)
+                for some, counts, rows, each in zip(words, blocks[1::3], blocks[2::3], values_of, strict=True)
             ),
         )
 
     def _parts(self) -> Iterator[Tensor]:
-        """The parts, each int32."""
+        """The parts, each int32 or float32."""
         start = 0
         for dtype, length in self.parts.kinds:
             size = length * dtype.itemsize
             part = self.data[start : start + size].view(dtype)
-            yield part.int()
+            yield part if dtype is torch.float32 else part.int()
             start += _aligned(size)
 
 
@@ -128,8 +141,12 @@ def pack(bags: Bags, *, block_size: int) -> PackedBatch:
         ends = starts[first : first + block_size + 1]
         steps = np.diff(words[first : first + block_size], prepend=0)
         parts += [steps, np.diff(ends), sorted_rows[ends[0] : ends[-1]]]
-    narrow = [_narrow(part) for part in parts]
-    kinds = Parts(tuple((_TORCH[part.dtype.name], len(part)) for part in narrow))
+    narrow: list[npt.NDArray[Any]] = [_narrow(part) for part in parts]
+    if bags.values is not None:
+        narrow += [bags.values, bags.values[by_word]]
+    kinds = Parts(
+        tuple((_TORCH[part.dtype.name], len(part)) for part in narrow), has_values=bags.values is not None
+    )
     data = np.empty(kinds.num_bytes, np.uint8)
     start = 0
     for part in narrow:

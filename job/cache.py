@@ -13,6 +13,8 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,7 @@ from job.dataset import DataSpec, RejectedRow, RejectedRows, find_sources
 from job.scratch import cache_errors
 from serving.bundle import DataRecord
 from serving.errors import BowspritError
-from serving.features import FeatureSpec
+from serving.features import PLAIN, FeatureSpec
 
 LAYOUT = 2
 """Goes up whenever the files of a corpus, or how texts are read, change: older ones are then made anew."""
@@ -61,22 +63,25 @@ class Cache:
             for leftover in self._corpora.glob(f"{_UNFINISHED}*"):
                 self._discard_if_abandoned(leftover)
 
-    def get(self, spec: DataSpec, fill: Fill, *, max_tokens: int | None) -> tuple[DataSet, bool]:
+    def get(
+        self, spec: DataSpec, fill: Fill, *, max_tokens: int | None, features: FeatureSpec = PLAIN
+    ) -> tuple[DataSet, bool]:
         """The data set that the files of `spec` hold, and whether it was here; `fill` reads it where not.
 
+        features: what decides which tokens `fill` gives.
         max_tokens: the distinct tokens that are held while counting, as `Numbering`'s limit. A corpus that
         keeps below it is the same whatever the limit is.
 
         Raises what `fill` raises, DataError where there are no such files, and PlatformError where the data
         set cannot be written: nothing of it is left then.
         """
-        facts = _facts(spec)
+        facts = _facts(spec, features)
         with cache_errors(self._folder):
             for limit in dict.fromkeys((max_tokens, None)):
                 found = self._find([*facts, limit])
                 if found is not None and _holds(found, limit, max_tokens):
                     return found, True
-            return self._fill(facts, spec, fill, max_tokens), False
+            return self._fill(facts, partial(_facts, spec, features), fill, max_tokens), False
 
     def _find(self, facts: list[Any]) -> DataSet | None:
         path = self._known_path(facts)
@@ -93,7 +98,9 @@ class Cache:
         rejected.details.extend(known.details)
         return DataSet(corpus=corpus, sample=sample, record=known.record, rejected=rejected)
 
-    def _fill(self, facts: list[Any], spec: DataSpec, fill: Fill, max_tokens: int | None) -> DataSet:
+    def _fill(
+        self, facts: list[Any], facts_now: Callable[[], list[Any]], fill: Fill, max_tokens: int | None
+    ) -> DataSet:
         folder = self._corpora / f"{_UNFINISHED}{uuid.uuid4().hex}"
         try:
             folder.mkdir()
@@ -110,7 +117,7 @@ class Cache:
                 _put(folder, self._corpora / name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if _unchanged(spec, facts):
+        if _unchanged(facts_now, facts):
             self._remember([*facts, limit], name, data)
         return data
 
@@ -159,17 +166,17 @@ def _put(folder: Path, path: Path) -> None:
             raise
 
 
-def _facts(spec: DataSpec) -> list[Any]:
+def _facts(spec: DataSpec, features: FeatureSpec) -> list[Any]:
     """What a data set depends on: how it is read, and from which files in which state."""
     sources = find_sources(spec.location, spec.format, spec.setting)
-    how = [sources[0].format, spec.text_column, spec.label_column, FeatureSpec()]
+    how = [sources[0].format, spec.text_column, spec.label_column, features.tokens_alone]
     return [how, [source.stamp() for source in sources]]
 
 
-def _unchanged(spec: DataSpec, facts: list[Any]) -> bool:
+def _unchanged(facts_now: Callable[[], list[Any]], facts: list[Any]) -> bool:
     """Whether the files are what they were; those that changed while they were read may be neither."""
     try:
-        return _facts(spec) == facts
+        return facts_now() == facts
     except BowspritError:
         return False
 

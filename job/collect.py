@@ -15,6 +15,7 @@ from job.features import TokenBlock, tokenize
 from job.memory import give_back_freed_memory
 from job.numbering import Numbering
 from job.raw_corpus import RawCorpus
+from serving.features import PLAIN, FeatureSpec
 
 MIN_WAITING = 1 << 21
 """Entries of the blocks' dictionaries that are waited for at least."""
@@ -31,10 +32,10 @@ class RowBlock:
     """The block's first texts, as they were."""
 
 
-def tokenize_rows(rows: Rows, *, sample: int) -> RowBlock:
+def tokenize_rows(rows: Rows, *, sample: int, features: FeatureSpec = PLAIN) -> RowBlock:
     """Tokenizes one block of rows and keeps its first `sample` texts; runs in the reading threads."""
     return RowBlock(
-        tokens=tokenize(rows.texts),
+        tokens=tokenize(rows.texts, features),
         labels=rows.labels.dictionary_encode(),
         sample=rows.texts[:sample],
     )

@@ -8,24 +8,30 @@ import numpy as np
 import numpy.typing as npt
 
 from job.ahead import made_ahead
-from job.bags import Bags, Ids, offsets_of
+from job.bags import Bags
+from job.encoder import Encoder
 from job.raw_corpus import RawCorpus
-from job.vocabulary import Vocabulary
+from job.weighting import Float32, weighted
+from serving.features import PLAIN, FeatureSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """N rows, block by block: ids are places in the vocabulary, without unknown words, labels the model's.
+    """N rows, block by block: ids are places in the vocabulary, without unknown features, labels the model's.
 
     The blocks are made from the raw corpus each time that they are gone through: that takes little time, and
     keeping them would take as much memory again.
     """
 
     raw: RawCorpus
-    token_ids: Ids
-    """The id of each of the raw corpus's tokens, -1 for an unknown one, [D + 1]; the last is of no token."""
+    encoder: Encoder
     label_ids: npt.NDArray[np.int32]
     """The id of each of the raw corpus's labels; -1 for a label that the model does not have."""
+    spec: FeatureSpec = PLAIN
+    first_char: int = 0
+    """The first id of a character n-gram; of no matter where nothing is normalized."""
+    idf: Float32 | None = None
+    """Of every feature, [V]; None where none is needed."""
 
     @property
     def num_rows(self) -> int:
@@ -41,18 +47,15 @@ class Corpus:
         return made_ahead(calls, num_threads=num_threads)
 
     def _encode(self, block: Bags) -> Bags:
-        ids, offsets = self.token_ids[block.ids], block.offsets
-        known = ids >= 0
-        if not known.all():
-            ids, offsets = ids[known], offsets_of(known)[offsets]
-        return Bags(ids=ids, offsets=offsets, labels=self.label_ids[block.labels])
+        ids, offsets = self.encoder(block)
+        bags = Bags(ids=ids, offsets=offsets, labels=self.label_ids[block.labels])
+        if not self.spec.is_weighted:
+            return bags
+        return weighted(bags, self.spec, first_char=self.first_char, idf=self.idf)
 
 
-def encode(raw: RawCorpus, vocabulary: Vocabulary, label_names: Sequence[str]) -> Corpus:
-    """The rows by the model's vocabulary and labels; unknown words vanish, unknown labels are -1."""
+def encode(raw: RawCorpus, encoder: Encoder, label_names: Sequence[str]) -> Corpus:
+    """The rows by the model's features and labels; unknown features vanish, unknown labels are -1."""
     to_label = {name: index for index, name in enumerate(label_names)}
-    return Corpus(
-        raw=raw,
-        token_ids=np.append(vocabulary.ids(raw.tokens), np.int32(-1)),
-        label_ids=np.array([to_label.get(name, -1) for name in raw.label_names], dtype=np.int32),
-    )
+    label_ids = np.array([to_label.get(name, -1) for name in raw.label_names], dtype=np.int32)
+    return Corpus(raw=raw, encoder=encoder, label_ids=label_ids)

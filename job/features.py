@@ -1,4 +1,4 @@
-"""The feature specification in Arrow: texts to tokens, with no Python loop over rows or tokens."""
+"""The specification's tokens in Arrow and numpy: no Python loop goes over rows or tokens."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving.features import WHITESPACE
+from job.code_points import Text, lowered, only_words, without_whitespace
+from serving.features import PLAIN, WHITESPACE, FeatureSpec
 
 NO_TOKEN = ""
 """Arrow gives this where two separators meet or a text ends in one; it is never a feature."""
@@ -33,13 +34,20 @@ class TokenBlock:
     """[n + 1], from 0 to num_tokens."""
 
 
-def tokenize(texts: pa.StringArray) -> TokenBlock:
-    """Splits n texts at the specification's whitespace: those of `str.split()`, in order, and `NO_TOKEN`s.
+def tokenize(texts: pa.StringArray, spec: FeatureSpec = PLAIN) -> TokenBlock:
+    """Splits n texts into the specification's tokens, in order, and `NO_TOKEN`s.
 
     >>> block = tokenize(pa.array(["hello hello world", ""]))
     >>> block.dictionary.to_pylist(), block.codes.tolist(), block.offsets.tolist()
     (['hello', 'world', ''], [0, 0, 1, 2], [0, 3, 4])
     """
+    if spec.tokenizer == "characters":
+        return _characters(texts, lowercase=spec.lowercase)
+    if spec.tokenizer == "words" or spec.lowercase:
+        text = Text.of(texts)
+        if spec.lowercase:
+            text = lowered(text)
+        texts = (only_words(text) if spec.tokenizer == "words" else text).to_arrow()
     # At one pattern Arrow splits twice as fast as at all whitespace.
     words = pc.split_pattern(texts, " ") if _only_spaces(texts) else pc.utf8_split_whitespace(texts)
     encoded = words.flatten().dictionary_encode()
@@ -50,6 +58,21 @@ def tokenize(texts: pa.StringArray) -> TokenBlock:
         counts=np.bincount(codes, minlength=len(encoded.dictionary)),
         codes=codes,
         offsets=offsets - offsets[0],
+    )
+
+
+def _characters(texts: pa.StringArray, *, lowercase: bool) -> TokenBlock:
+    text = without_whitespace(Text.of(texts))
+    if lowercase:
+        text = lowered(text)
+    encoded = pa.array(text.code_points).dictionary_encode()
+    distinct = encoded.dictionary.to_numpy()
+    codes = encoded.indices.to_numpy().astype(np.int32, copy=False)
+    return TokenBlock(
+        dictionary=Text(code_points=distinct, offsets=np.arange(len(distinct) + 1)).to_arrow(),
+        counts=np.bincount(codes, minlength=len(distinct)),
+        codes=codes,
+        offsets=text.offsets.astype(np.int32),
     )
 
 

@@ -19,6 +19,7 @@ from job.settings import TUTORIAL
 from job.vocabulary import Vocabulary
 from serving.bundle import DataRecord
 from serving.errors import DataError
+from serving.features import PLAIN, FeatureSpec, tokenize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ def read_inputs(
     num_threads: int,
     max_rejected: float,
     max_vocabulary: int | None = None,
+    features: FeatureSpec = PLAIN,
     cache: Cache | None = None,
 ) -> Inputs:
     """Reads each data set that is named, by use, and the vocabulary file.
@@ -64,12 +66,12 @@ def read_inputs(
         data_sets = {"train": tutorial.data_set(tutorial.TRAIN), "test": tutorial.data_set(tutorial.TEST)}
     for use, spec in specs.items():
         if not (use == "train" and is_tutorial):
-            fill = partial(_fill, spec, num_threads=num_threads, max_rejected=max_rejected)
+            fill = partial(_fill, spec, features=features, num_threads=num_threads, max_rejected=max_rejected)
             max_tokens = limit_for(max_vocabulary) if use == "train" else None
             if cache is None:
                 data_sets[use] = read_into_memory(fill, max_tokens=max_tokens)
                 continue
-            data_sets[use], was_cached = cache.get(spec, fill, max_tokens=max_tokens)
+            data_sets[use], was_cached = cache.get(spec, fill, max_tokens=max_tokens, features=features)
             if was_cached:
                 data = data_sets[use]
                 check_share(spec, data.corpus.num_rows, data.rejected, max_rejected)
@@ -81,7 +83,7 @@ def read_inputs(
     train = data_sets["train"].corpus
     fixed = tutorial.vocabulary() if is_tutorial else None
     if vocabulary_file is not None:
-        fixed, records["vocabulary"] = read_vocabulary(vocabulary_file)
+        fixed, records["vocabulary"] = read_vocabulary(vocabulary_file, features)
     return Inputs(
         corpora={use: data.corpus for use, data in data_sets.items()},
         samples={use: data.sample for use, data in data_sets.items()},
@@ -94,10 +96,11 @@ def read_inputs(
     )
 
 
-def read_vocabulary(path: Path) -> tuple[Vocabulary, DataRecord]:
+def read_vocabulary(path: Path, features: FeatureSpec = PLAIN) -> tuple[Vocabulary, DataRecord]:
     """A fixed vocabulary: UTF-8, one token a line; a token's id is its place, from 0.
 
-    Raises DataError where a line cannot be a token: blank, there twice, or with whitespace in it.
+    Raises DataError where a line cannot be a token of the specification: blank, there twice, or with
+    whitespace in it.
     """
     try:
         content = path.read_bytes()
@@ -116,6 +119,13 @@ def read_vocabulary(path: Path) -> tuple[Vocabulary, DataRecord]:
             raise DataError(
                 f"{path}:{number}: expected one token without whitespace, found {token[:80]!r}; correct it"
             )
+        found = tokenize(token, features)
+        if found != [token]:
+            raise DataError(
+                f"{path}:{number}: expected a token as BOW_TOKENIZER={features.tokenizer} and BOW_LOWERCASE="
+                f"{str(features.lowercase).lower()} give it, found {token[:80]!r}, of which they make "
+                f"{' and '.join(map(repr, found[:3])) or 'none'}; correct it"
+            )
         if token in first_line:
             raise DataError(
                 f"{path}:{number}: {token[:80]!r} is in line {first_line[token]} already; remove one of them"
@@ -126,9 +136,14 @@ def read_vocabulary(path: Path) -> tuple[Vocabulary, DataRecord]:
 
 
 def _fill(
-    spec: DataSpec, take: Callable[[RowBlock], object], *, num_threads: int, max_rejected: float
+    spec: DataSpec,
+    take: Callable[[RowBlock], object],
+    *,
+    features: FeatureSpec,
+    num_threads: int,
+    max_rejected: float,
 ) -> Summary:
-    tokenized = partial(tokenize_rows, sample=SAMPLE)
+    tokenized = partial(tokenize_rows, sample=SAMPLE, features=features)
     return read(spec, tokenized, take, num_threads=num_threads, max_rejected=max_rejected)
 
 

@@ -24,11 +24,12 @@ class BowClassifier(nn.Module):
         return F.log_softmax(F.linear(bow, self.weight, self.bias), dim=1)
 
     @torch.jit.export
-    def score(self, ids: Tensor, offsets: Tensor) -> Tensor:
+    def score(self, ids: Tensor, offsets: Tensor, values: Tensor | None = None) -> Tensor:
         """The same from bags: log-probabilities [N, K] in float64.
 
-        ids: int64 [nnz], word ids below V; row i is `ids[offsets[i]:offsets[i + 1]]`.
+        ids: int64 [nnz], ids below V; row i is `ids[offsets[i]:offsets[i + 1]]`.
         offsets: int64 [N + 1], from 0 to nnz, ascending.
+        values: float64 [nnz], what each id counts; without them each counts once.
 
         Sums in float64, because float32 sums of a word that stands 2,000 times are thousands of
         tolerances off; only the columns of A that are named are converted, for so many labels at a time
@@ -38,7 +39,16 @@ class BowClassifier(nn.Module):
         parts = []
         for weight in torch.split(self.weight, max(1, 16777216 // max(1, ids.numel()))):
             columns = weight.index_select(1, ids).t().double()  # [nnz, labels]
-            parts.append(F.embedding_bag(places, columns, offsets, mode="sum", include_last_offset=True))
+            parts.append(
+                F.embedding_bag(
+                    places,
+                    columns,
+                    offsets,
+                    mode="sum",
+                    per_sample_weights=values,
+                    include_last_offset=True,
+                )
+            )
         return F.log_softmax(torch.cat(parts, dim=1) + self.bias.double(), dim=1)
 
 

@@ -1,17 +1,32 @@
 """From what was read to what is trained on: validation split, vocabulary, and the corpora in its numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from job.corpus import Corpus, encode
+from job.encoder import Encoder, NgramEncoder, TokenEncoder
 from job.inputs import Inputs
+from job.ngrams import Limits, char_ngrams, word_ngrams
 from job.raw_corpus import RawCorpus
 from job.split import stratified_split
 from job.vocabulary import Vocabulary, select
+from job.weighting import Float32, inverse_document_frequencies
 from serving.errors import DataError
+from serving.features import FeatureSpec
+from serving.lookup import Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureLimits:
+    """Which features of each kind stand in the vocabulary."""
+
+    tokens: Limits
+    word_ngrams: Limits
+    char_ngrams: Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +37,11 @@ class Prepared:
     corpora: dict[str, Corpus]
     """By use: `train`, `validation`, `test`."""
     num_tokens: int
-    """Known words of the training rows."""
+    """Tokens of the training rows that are features."""
+    spec: FeatureSpec
+    """How texts become features."""
+    idf: Float32 | None
+    """Of every feature, [V]; None where the weighting needs none."""
 
     @property
     def token_bytes(self) -> npt.NDArray[np.int64]:
@@ -36,8 +55,8 @@ def prepare(
     *,
     validation_split: float,
     seed: int,
-    min_count: int,
-    max_size: int | None,
+    spec: FeatureSpec,
+    limits: FeatureLimits,
 ) -> Prepared:
     """Holds out validation rows, and chooses the vocabulary from the training rows.
 
@@ -46,23 +65,49 @@ def prepare(
     raw = dict(inputs.corpora)
     if validation_split > 0:
         raw["train"], raw["validation"] = _split(raw["train"], validation_split, seed=seed)
-    tokens, counts = raw["train"].tokens, raw["train"].token_counts()
-    vocabulary = inputs.fixed_vocabulary
-    if vocabulary is None:
-        vocabulary = select(tokens, counts, min_count=min_count, max_size=max_size)
+    vocabulary = inputs.fixed_vocabulary or choose_features(raw["train"], spec, limits)
     if not len(vocabulary):
         raise DataError(
-            f"the training data has no word that occurs at least {min_count} times (BOW_MIN_COUNT); "
-            "lower it, or name the column that holds the texts in BOW_TEXT_COLUMN"
+            f"the training data has no word that occurs at least {limits.tokens.min_count} times "
+            "(BOW_MIN_COUNT); lower it, or name the column that holds the texts in BOW_TEXT_COLUMN"
         )
+    tables = None if spec.is_plain else Tables.of(vocabulary.words, spec)
+
+    def encoder(tokens: pa.StringArray) -> Encoder:
+        if tables is None or not spec.has_ngrams:
+            return TokenEncoder(tokens, vocabulary)
+        return NgramEncoder(tokens, tables)
+
+    corpora = {use: encode(each, encoder(each.tokens), inputs.label_names) for use, each in raw.items()}
+    tokens, counts = raw["train"].tokens, raw["train"].token_counts()
     num_tokens = int(counts[vocabulary.ids(tokens) >= 0].sum())
-    if not num_tokens:
+    if inputs.fixed_vocabulary is not None and not num_tokens:
         raise DataError(
             f"none of the {len(vocabulary):,} words of BOW_VOCABULARY_FILE occurs in the training data; "
             "name the file that was made for this data, or unset it"
         )
-    corpora = {use: encode(each, vocabulary, inputs.label_names) for use, each in raw.items()}
-    return Prepared(vocabulary=vocabulary, corpora=corpora, num_tokens=num_tokens)
+    idf = None
+    if spec.weighting == "tfidf":
+        idf = inverse_document_frequencies(corpora["train"], len(vocabulary))
+    first_char = len(vocabulary) if tables is None else tables.first_char
+    corpora = {use: replace(each, spec=spec, first_char=first_char, idf=idf) for use, each in corpora.items()}
+    return Prepared(vocabulary=vocabulary, corpora=corpora, num_tokens=num_tokens, spec=spec, idf=idf)
+
+
+def choose_features(train: RawCorpus, spec: FeatureSpec, limits: FeatureLimits) -> Vocabulary:
+    """The tokens and n-grams that become features: tokens first, and of each kind the most frequent."""
+    vocabulary = select(
+        train.tokens,
+        train.token_counts(),
+        min_count=limits.tokens.min_count,
+        max_size=limits.tokens.max_size,
+    )
+    more = []
+    if spec.word_ngrams > 1:
+        more.append(word_ngrams(train, spec.word_ngrams, limits.word_ngrams))
+    if spec.char_ngrams is not None:
+        more.append(char_ngrams(train, *spec.char_ngrams, limits.char_ngrams))
+    return Vocabulary(pa.concat_arrays([vocabulary.tokens, *more])) if more else vocabulary
 
 
 def unseen_labels(inputs: Inputs) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Rows of a large table, fetched and put back: most of what a training step waits for."""
+"""Rows of a large table, fetched, summed and put back: most of what a training step waits for."""
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,19 @@ def put_rows(table: Tensor, rows: Tensor, values: Tensor) -> None:
         numbers.index_copy_(0, rows.long(), new)
     else:
         table.index_copy_(0, rows.long(), values)
+
+
+def sum_bags(table: Tensor, rows: Tensor, offsets: Tensor, values: Tensor | None) -> Tensor:
+    """For each of n bags the sum of the rows that it names, each times its value if there are any: [n, K].
+
+    table: [V, K]. rows: int32 [nnz]; bag i is `rows[offsets[i]:offsets[i + 1]]`, offsets being int32 [n + 1].
+    values: float32 [nnz].
+    """
+    if values is not None:
+        values = values.to(table.dtype)  # another one in tests alone
+    return F.embedding_bag(
+        rows, table, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
+    )
 
 
 def _as_numbers(table: Tensor) -> Tensor | None:

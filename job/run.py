@@ -23,14 +23,14 @@ from job.inputs import Inputs, read_inputs
 from job.learn import Learned, Means, learn
 from job.memory import give_back_freed_memory, peak_memory, set_up_allocator
 from job.model import BowClassifier, initialize_uniform
+from job.ngrams import Limits
 from job.optimizer import Optimizer
 from job.output import Output
-from job.prepare import Prepared, prepare, unseen_labels
+from job.prepare import FeatureLimits, Prepared, prepare, unseen_labels
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
-from job.settings import Settings, not_shaping, shaping
+from job.settings import Settings, feature_spec, not_shaping, shaping
 from job.trainer import Plan
 from serving.bundle import FILES, open_bundle
-from serving.features import FeatureSpec
 from serving.parity import Rung, Tolerance, check
 from serving.weights import Parameters
 
@@ -133,6 +133,7 @@ def _read(settings: Settings, num_threads: int) -> Inputs:
             num_threads=num_threads,
             max_rejected=settings.max_rejected,
             max_vocabulary=settings.max_vocabulary,
+            features=feature_spec(settings),
             cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
         )
     except TooManyRejected as error:
@@ -166,8 +167,12 @@ def _prepare(settings: Settings, inputs: Inputs) -> Prepared:
         inputs,
         validation_split=settings.validation_split,
         seed=settings.seed,
-        min_count=settings.min_count,
-        max_size=settings.max_vocabulary,
+        spec=feature_spec(settings),
+        limits=FeatureLimits(
+            tokens=Limits(min_count=settings.min_count, max_size=settings.max_vocabulary),
+            word_ngrams=Limits(min_count=settings.min_word_ngram_count, max_size=settings.max_word_ngrams),
+            char_ngrams=Limits(min_count=settings.min_char_ngram_count, max_size=settings.max_char_ngrams),
+        ),
     )
 
 
@@ -203,6 +208,8 @@ def _parameters(model: BowClassifier, prepared: Prepared, inputs: Inputs) -> Par
         bias=model.bias.detach().numpy(),
         vocabulary=prepared.vocabulary.words,
         labels=inputs.label_names,
+        spec=prepared.spec,
+        idf=prepared.idf,
     )
 
 
@@ -218,7 +225,7 @@ def _provenance(settings: Settings, inputs: Inputs) -> Provenance:
         settings=shaping(settings),
         data=inputs.records,
         versions=versions | {name: version(name) for name in libraries},
-        features=FeatureSpec(),
+        features=feature_spec(settings),
     )
 
 

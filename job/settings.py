@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from serving.errors import SettingsError
+from serving.features import FeatureSpec
 
 PREFIX = "BOW_"
 TUTORIAL = "tutorial"
@@ -155,6 +156,42 @@ class Settings(BaseSettings):
     the memory for counting as well: where more than 8 times as many distinct words are held, and more than
     1,048,576, the rarest are dropped, down to half of that; one that comes again is counted from there."""
 
+    tokenizer: Shaping[Literal["whitespace", "words", "characters"]] = "whitespace"
+    """What a token is: `whitespace` takes what stands between whitespace, `words` runs of letters, marks,
+    numbers, `_` and inner apostrophes, `characters` every code point (for scripts without spaces)."""
+
+    lowercase: Shaping[bool] = False
+    """Take upper-case letters for lower-case ones, code point by code point."""
+
+    word_ngrams: Shaping[Literal["1", "1-2", "1-3"]] = "1"
+    """How many tokens in a row make a feature. Longer ones tell `not good` from `good`; the model grows."""
+
+    min_word_ngram_count: Shaping[Count] = 2
+    """Word n-grams seen fewer times than this in the training data are left out."""
+
+    max_word_ngrams: Shaping[Count | None] = Field(default=None, examples=[500000])
+    """Keep only this many word n-grams, the most frequent."""
+
+    char_ngrams: Shaping[
+        Annotated[str, Field(pattern=r"^(off|[1-8]-[1-8])$"), Form("off, or two numbers up to 8 such as 2-5")]
+    ] = "off"
+    """How many code points in a row make a feature, within tokens with a mark at both ends. They see through
+    endings and misspellings; training and prediction take several times as long."""
+
+    min_char_ngram_count: Shaping[Count] = 2
+    """Character n-grams seen fewer times than this in the training data are left out."""
+
+    max_char_ngrams: Shaping[Count | None] = Field(default=None, examples=[500000])
+    """Keep only this many character n-grams, the most frequent."""
+
+    weighting: Shaping[Literal["count", "binary", "log", "tfidf"]] = "count"
+    """What a feature counts that stands c times in a text: `count` c, `binary` 1, `log` 1 + ln c, `tfidf`
+    this and more the fewer training texts have it."""
+
+    normalize: Shaping[Literal["none", "l2"]] = "none"
+    """`l2` divides what the features of a text count by the root of the sum of their squares, so that long
+    texts weigh no more than short ones; character n-grams are one group, tokens and word n-grams another."""
+
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
 
@@ -189,6 +226,26 @@ class Settings(BaseSettings):
             problems.append(
                 f"BOW_MIN_COUNT: {self.min_count} limits a vocabulary that BOW_VOCABULARY_FILE fixes; "
                 "set BOW_MIN_COUNT=1, or unset BOW_VOCABULARY_FILE"
+            )
+        if self.vocabulary_file is not None and (self.word_ngrams != "1" or self.char_ngrams != "off"):
+            problems.append(
+                "BOW_VOCABULARY_FILE: it names tokens alone, and n-grams are asked for; unset it, or set "
+                "BOW_WORD_NGRAMS=1 and BOW_CHAR_NGRAMS=off"
+            )
+        if self.tokenizer == "characters" and self.char_ngrams != "off":
+            problems.append(
+                "BOW_CHAR_NGRAMS: with BOW_TOKENIZER=characters each code point is a token; "
+                "set BOW_CHAR_NGRAMS=off, and BOW_WORD_NGRAMS=1-3 for several of them"
+            )
+        if self.char_ngrams != "off" and self.char_ngrams[-1] < self.char_ngrams[0]:
+            problems.append(
+                f"BOW_CHAR_NGRAMS: {self.char_ngrams} begins above its end; "
+                f"set BOW_CHAR_NGRAMS={self.char_ngrams[::-1]}"
+            )
+        if self.train_data == TUTORIAL and not feature_spec(self).is_plain:
+            problems.append(
+                "BOW_TRAIN_DATA: the tutorial has features of its own; unset BOW_TOKENIZER, BOW_LOWERCASE, "
+                "BOW_WORD_NGRAMS, BOW_CHAR_NGRAMS, BOW_WEIGHTING and BOW_NORMALIZE, or name another data set"
             )
         if self.train_data == TUTORIAL and (self.min_count > 1 or self.max_vocabulary is not None):
             problems.append(
@@ -230,6 +287,19 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
+def feature_spec(settings: Settings) -> FeatureSpec:
+    """The feature specification that the settings ask for."""
+    shortest, _, longest = settings.char_ngrams.partition("-")
+    return FeatureSpec(
+        tokenizer=settings.tokenizer,
+        lowercase=settings.lowercase,
+        word_ngrams=int(settings.word_ngrams[-1]),
+        char_ngrams=(int(shortest), int(longest)) if longest else None,
+        weighting=settings.weighting,
+        normalize=settings.normalize,
+    )
+
+
 def shaping(settings: Settings) -> dict[str, str | int | float | bool | None]:
     """The settings of which another value gives another model, ready for JSON.
 
@@ -268,7 +338,7 @@ def kind(field: FieldInfo) -> str:
 
 def shown(name: str, value: object) -> str:
     """A variable's value as it may appear in a message or a log: cut when long, hidden when secret."""
-    if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "KEY")):
+    if {"SECRET", "TOKEN", "PASSWORD", "KEY"} & set(name.upper().split("_")):
         return "hidden"
     match value:
         case None:

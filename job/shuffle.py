@@ -105,10 +105,17 @@ def _same(part: Bags) -> Bags:
 def _put(file: ScratchFile, part: Bags) -> Callable[[], Bags]:
     """Writes some rows; returns what reads them again."""
     lengths = np.diff(part.offsets)
-    data = np.concatenate([part.ids, lengths, part.labels], dtype=np.int32, casting="same_kind")
+    values = [] if part.values is None else [part.values.view(np.int32)]
+    data = np.concatenate([part.ids, lengths, part.labels, *values], dtype=np.int32, casting="same_kind")
     return partial(_get, file, file.put(data), len(part.ids), part.num_rows)
 
 
 def _get(file: ScratchFile, place: Place, num_ids: int, num_rows: int) -> Bags:
-    ids, lengths, labels = np.split(file.get(place).view(np.int32), [num_ids, num_ids + num_rows])
-    return Bags(ids=ids, offsets=offsets_of(lengths), labels=labels)
+    ends = num_ids, num_ids + num_rows, num_ids + 2 * num_rows
+    ids, lengths, labels, values = np.split(file.get(place).view(np.int32), ends)
+    return Bags(
+        ids=ids,
+        offsets=offsets_of(lengths),
+        labels=labels,
+        values=values.view(np.float32) if len(values) else None,
+    )

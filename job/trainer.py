@@ -16,7 +16,7 @@ from job.batches import batch_order
 from job.metrics import Predictions
 from job.model import BowClassifier
 from job.optimizer import Optimizer
-from job.rows import put_rows, take_rows
+from job.rows import put_rows, sum_bags, take_rows
 from serving.errors import TrainingError
 
 Schedule = Literal["constant", "linear"]
@@ -174,7 +174,7 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
     all are one block, the logits are summed from there too.
     """
     near = take_rows(state.table, batch.blocks[0].words) if batch.is_one_block else state.table
-    sums = F.embedding_bag(batch.ids, near, batch.offsets, mode="sum", include_last_offset=True)
+    sums = sum_bags(near, batch.ids, batch.offsets, batch.values)
     log_probs = F.log_softmax(sums.add_(state.bias), dim=1)  # [B, K]
     labels = batch.labels.unsqueeze(1)
     loss = log_probs.gather(1, labels).sum().neg_()
@@ -185,9 +185,7 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
 
     state.step += 1
     for block in batch.blocks:
-        block_gradient = F.embedding_bag(
-            block.rows, gradient, block.offsets, mode="sum", include_last_offset=True
-        )  # [u, K]
+        block_gradient = sum_bags(gradient, block.rows, block.offsets, block.values)  # [u, K]
         weights = near if batch.is_one_block else take_rows(state.table, block.words)
         slots = tuple(take_rows(slot, block.words) for slot in state.table_slots)
         optimizer.update(weights, block_gradient, slots, learning_rate=learning_rate, step=state.step)
@@ -210,7 +208,8 @@ def evaluate(state: TrainState, rows: Iterable[Bags]) -> Predictions:
             chunk = block.part(first, min(first + size, block.num_rows))
             ids = torch.from_numpy(chunk.ids).to(device)
             bags = torch.from_numpy(chunk.offsets.astype(np.int32)).to(device)
-            sums = F.embedding_bag(ids, state.table, bags, mode="sum", include_last_offset=True)
+            values = None if chunk.values is None else torch.from_numpy(chunk.values).to(device)
+            sums = sum_bags(state.table, ids, bags, values)
             log_probs = F.log_softmax(sums + state.bias, dim=1)  # [n, K]
             truth = torch.from_numpy(chunk.labels.astype(np.int64)).to(device).clamp(min=0).unsqueeze(1)
             labels.append(chunk.labels)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from serving.adversarial import adversarial_texts, in_batches
 from serving.bundle import FILES
 from serving.parity import Rung, Tolerance, compare, merge
-from serving.reference import Reference, Scores
+from serving.reference import Bags, Reference, Scores
 from serving.session import CPU, BowModel, TextModel
 from serving.weights import Parameters, compare_weights
 
@@ -37,24 +37,15 @@ class Sample:
     name: str
     """Such as `golden texts`."""
     texts: Sequence[str]
-    ids: npt.NDArray[np.int64]
-    """The texts as bags, [nnz], ..."""
-    offsets: npt.NDArray[np.int64]
-    """... text i being `ids[offsets[i]:offsets[i + 1]]`: [n + 1]."""
+    bags: Bags
+    """The texts as features."""
     scores: Scores
 
     @classmethod
     def of(cls, name: str, texts: Sequence[str], reference: Reference) -> Self:
         """Some texts, scored."""
-        ids, offsets = reference.bags(texts)
-        return cls(
-            name=name, texts=texts, ids=ids, offsets=offsets, scores=reference.score_bags(ids, offsets)
-        )
-
-    def bags(self, rows: slice) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Some of the texts as ids and offsets."""
-        offsets = self.offsets[rows.start : rows.stop + 1]
-        return self.ids[offsets[0] : offsets[-1]], offsets - offsets[0]
+        bags = reference.bags(texts)
+        return cls(name=name, texts=texts, bags=bags, scores=reference.score_bags(bags))
 
     def spread(self, limit: int) -> tuple[list[str], Scores]:
         """At most `limit` of the texts, evenly spread, the first and the last among them."""
@@ -129,14 +120,14 @@ def dense_rungs(
 
 def bag_rungs(
     name: str,
-    score: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], LogProbs],
+    score: Callable[[Bags], LogProbs],
     some: Sequence[Sample],
     tolerance: Tolerance,
 ) -> list[Rung]:
-    """A rung for each sample, of a runtime that takes bags of ids and sums in float64."""
+    """A rung for each sample, of a runtime that takes bags and sums in float64."""
     rungs = []
     for sample in some:
-        found = [(score(*sample.bags(rows)), rows) for _, rows in _batches(sample)]
+        found = [(score(sample.bags.part(rows)), rows) for _, rows in _batches(sample)]
         rungs.append(_compared(name, sample, found, tolerance))
     return rungs
 

@@ -1,80 +1,127 @@
 """The float64 reference: log-probabilities by plain Python and numpy, which every runtime is held against."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.features import tokenize
+from serving.features import EDGE, PLAIN, FeatureSpec, features
+from serving.weighting import weigh
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """`log softmax(Ax + b)` in float64 over the counts of `str.split()`."""
+    """`log softmax(Ax + b)` in float64 over what the features of a text count, by the specification."""
 
     weight: npt.NDArray[np.float32]
     """A, [K, V], as trained."""
     bias: npt.NDArray[np.float32]
     """b, [K]."""
     index: dict[str, int]
-    """Each word's id."""
+    """Each feature's id, by its name."""
+    spec: FeatureSpec = PLAIN
+    idf: npt.NDArray[np.float32] | None = None
+    """Of every feature, [V]; None where the weighting needs none."""
 
     @classmethod
     def of(
-        cls, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], vocabulary: Sequence[str]
+        cls,
+        weight: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float32],
+        vocabulary: Sequence[str],
+        spec: FeatureSpec = PLAIN,
+        idf: npt.NDArray[np.float32] | None = None,
     ) -> "Reference":
         """The reference of a model with this vocabulary."""
-        return cls(weight=weight, bias=bias, index={token: i for i, token in enumerate(vocabulary)})
-
-    def counts(self, text: str) -> tuple[npt.NDArray[np.int64], Float64]:
-        """The ids of the known words of a text, and how often each occurs."""
-        return _counted(self.bags([text])[0])
+        index = {name: i for i, name in enumerate(vocabulary)}
+        return cls(weight=weight, bias=bias, index=index, spec=spec, idf=idf)
 
     def bow(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The counts as the dense input of `bow.onnx` and `forward`: [N, V]. For a few texts at a time."""
+        """The texts as the dense input of `bow.onnx` and `forward`: [N, V]. For a few texts at a time."""
         dense = np.zeros((len(texts), self.weight.shape[1]), dtype=np.float32)
         for row, text in enumerate(texts):
-            ids, counts = self.counts(text)
-            dense[row, ids] = counts
+            ids, values = _taken_together(self.bags([text]))
+            dense[row, ids] = values
         return dense
 
-    def bags(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The texts as the input of `score`: ids [nnz] and offsets [N + 1]."""
-        bags = [[self.index[token] for token in tokenize(text) if token in self.index] for text in texts]
-        ids = np.array([word for bag in bags for word in bag], dtype=np.int64)
-        return ids, np.cumsum([0, *map(len, bags)], dtype=np.int64)
+    def bags(self, texts: Sequence[str]) -> "Bags":
+        """The texts as the input of `score`."""
+        index = self.index
+        bags = [[index[name] for name in features(text, self.spec) if name in index] for text in texts]
+        if not self.spec.is_weighted:
+            ids = np.array([word for bag in bags for word in bag], dtype=np.int64)
+            return Bags(ids=ids, offsets=np.cumsum([0, *map(len, bags)], dtype=np.int64))
+        distinct = [np.unique(np.array(bag, np.int64), return_counts=True) for bag in bags]
+        values = [self._weighed(ids, counts.astype(np.float64)) for ids, counts in distinct]
+        return Bags(
+            ids=np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in distinct)]),
+            offsets=np.cumsum([0, *(len(ids) for ids, _ in distinct)], dtype=np.int64),
+            values=np.concatenate([np.empty(0), *values]),
+        )
 
     def score(self, texts: Sequence[str]) -> "Scores":
         """The log-probabilities of texts, and the scale of what float32 sums of the same terms would lose."""
-        return self.score_bags(*self.bags(texts))
+        return self.score_bags(self.bags(texts))
 
-    def score_bags(self, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> "Scores":
+    def score_bags(self, bags: "Bags") -> "Scores":
         """The same of texts as `bags` gives them."""
-        logits = np.empty((len(offsets) - 1, len(self.bias)))
+        logits = np.empty((len(bags.offsets) - 1, len(self.bias)))
         rounding_scale = np.empty(len(logits))
-        for row, (total, scale) in enumerate(self._sums(np.split(ids, offsets[1:-1])[: len(logits)])):
-            logits[row], rounding_scale[row] = total, scale
+        for row in range(len(logits)):
+            logits[row], rounding_scale[row] = self._sum(bags.part(slice(row, row + 1)))
         # Infinite weights give NaN here, which no comparison accepts.
         with np.errstate(invalid="ignore"):
             shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
             log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return Scores(log_probs=log_probs, rounding_scale=rounding_scale)
 
-    def _sums(self, bags: Sequence[npt.NDArray[np.int64]]) -> Iterator[tuple[Float64, float]]:
+    def _weighed(self, ids: Int64, counts: Float64) -> Float64:
+        idf = None if self.idf is None else self.idf[ids].astype(np.float64)
+        return weigh(counts, ids >= self._first_char, idf, self.spec)
+
+    @cached_property
+    def _first_char(self) -> int:
+        """All other features stand before those that are character n-grams."""
+        return min((i for name, i in self.index.items() if name.startswith(EDGE)), default=len(self.index))
+
+    def _sum(self, bag: "Bags") -> tuple[Float64, float]:
         bias = self.bias.astype(np.float64)
-        for bag in bags:
-            ids, counts = _counted(bag)
-            terms = self.weight[:, ids].astype(np.float64) * counts  # [K, U]
-            magnitude = np.abs(terms).sum(axis=1) + np.abs(bias)
-            yield terms.sum(axis=1) + bias, float(magnitude.max()) * math.sqrt(len(ids) + 1)
+        ids, values = _taken_together(bag)
+        terms = self.weight[:, ids].astype(np.float64) * values  # [K, U]
+        magnitude = np.abs(terms).sum(axis=1) + np.abs(bias)
+        return terms.sum(axis=1) + bias, float(magnitude.max()) * math.sqrt(len(ids) + 1)
 
 
-def _counted(bag: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Float64]:
-    ids, counts = np.unique(bag, return_counts=True)
+@dataclass(frozen=True, kw_only=True)
+class Bags:
+    """N texts as features: text i has `ids[offsets[i]:offsets[i + 1]]`."""
+
+    ids: Int64
+    """[nnz]."""
+    offsets: Int64
+    """[N + 1], from 0 to nnz."""
+    values: Float64 | None = None
+    """What each of the ids counts, [nnz], none twice in a text; None where each counts once."""
+
+    def part(self, rows: slice) -> "Bags":
+        """Some of the texts, one or more."""
+        offsets = self.offsets[rows.start : rows.stop + 1]
+        own = slice(offsets[0], offsets[-1])
+        values = None if self.values is None else self.values[own]
+        return Bags(ids=self.ids[own], offsets=offsets - offsets[0], values=values)
+
+
+def _taken_together(bag: Bags) -> tuple[Int64, Float64]:
+    """The distinct ids of one text, and what each counts in all."""
+    if bag.values is not None:
+        return bag.ids, bag.values
+    ids, counts = np.unique(bag.ids, return_counts=True)
     return ids, counts.astype(np.float64)
 
 

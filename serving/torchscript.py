@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import ArtifactError, SettingsError
+from serving.reference import Bags
 
 
 class TorchScriptModel:
@@ -41,9 +42,10 @@ class TorchScriptModel:
         log_probs: npt.NDArray[np.float32] = self._run("forward", bow)
         return log_probs
 
-    def score(self, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def score(self, bags: Bags) -> npt.NDArray[np.float64]:
         """Log-probabilities [N, K] of bags, summed in float64."""
-        log_probs: npt.NDArray[np.float64] = self._run("score", ids, offsets)
+        values = [] if bags.values is None else [bags.values]
+        log_probs: npt.NDArray[np.float64] = self._run("score", bags.ids, bags.offsets, *values)
         return log_probs
 
     def _run(self, method: str, *arrays: npt.NDArray[Any]) -> Any:

@@ -52,7 +52,7 @@ def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = Fal
         )
     check_files(bundle)
     parameters = read_parameters(bundle)
-    reference = Reference.of(parameters.weight, parameters.bias, parameters.vocabulary)
+    reference = reference_of(parameters)
     golden, texts = golden_rung(path, reference, bundle.manifest.labels)
     tolerance = Tolerance()
     some = samples(reference, parameters.vocabulary, {"golden texts": texts})
@@ -67,13 +67,26 @@ def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = Fal
 def read_parameters(bundle: Bundle) -> Parameters:
     """The model of a bundle, from its safetensors, vocabulary and labels."""
     labels, vocabulary = bundle.labels(), bundle.vocabulary()
-    weight, bias = read_safetensors(bundle.path)
-    if weight.shape != (len(labels), len(vocabulary)) or bias.shape != (len(labels),):
+    spec = bundle.manifest.features
+    tensors = read_safetensors(bundle.path, spec)
+    weight, bias, idf = tensors["weight"], tensors["bias"], tensors.get("idf")
+    if (
+        weight.shape != (len(labels), len(vocabulary))
+        or bias.shape != (len(labels),)
+        or (idf is not None and idf.shape != (len(vocabulary),))
+    ):
         raise ArtifactError(
             f"{bundle.path / FILES.weights}: expected weights for {len(labels):,} labels and "
             f"{len(vocabulary):,} words, found {list(weight.shape)} and {list(bias.shape)}; get it again"
         )
-    return Parameters(weight=weight, bias=bias, vocabulary=vocabulary, labels=labels)
+    return Parameters(weight=weight, bias=bias, vocabulary=vocabulary, labels=labels, spec=spec, idf=idf)
+
+
+def reference_of(parameters: Parameters) -> Reference:
+    """Float64 arithmetic on a model's parameters."""
+    return Reference.of(
+        parameters.weight, parameters.bias, parameters.vocabulary, parameters.spec, parameters.idf
+    )
 
 
 def torchscript_rungs(

@@ -2,8 +2,9 @@
 
 import operator
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from safetensors.numpy import load_file
 
 from serving.bundle import FILES, read_lines
 from serving.errors import ArtifactError
+from serving.features import PLAIN, FeatureSpec
+from serving.lookup import UNKNOWN, Tables
 from serving.parity import Rung, compare_exactly
 
 Float32 = npt.NDArray[np.float32]
@@ -33,22 +36,37 @@ class Parameters:
     """[V]."""
     labels: Sequence[str]
     """[K]."""
+    spec: FeatureSpec = PLAIN
+    """How texts become the features that the vocabulary names."""
+    idf: Float32 | None = None
+    """Of every feature, [V]; None where the weighting needs none."""
+
+    @cached_property
+    def tables(self) -> Tables | None:
+        """What finds the features in texts; None where they are the tokens of `str.split()`."""
+        return None if self.spec.is_plain else Tables.of(self.vocabulary, self.spec)
 
 
-def read_safetensors(folder: Path) -> tuple[Float32, Float32]:
-    """`weight` [K, V] and `bias` [K] of a bundle's safetensors file."""
+def tensor_names(spec: FeatureSpec) -> tuple[str, ...]:
+    """The tensors of a bundle's safetensors file: `weight` [K, V], `bias` [K], and for tfidf `idf` [V]."""
+    return ("weight", "bias", "idf") if spec.weighting == "tfidf" else ("weight", "bias")
+
+
+def read_safetensors(folder: Path, spec: FeatureSpec) -> dict[str, Float32]:
+    """What a bundle's safetensors file has, by name."""
     path = folder / FILES.weights
     try:
         tensors = load_file(path)
     # It raises AttributeError for a type that numpy lacks.
     except (OSError, safetensors.SafetensorError, AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); get the bundle again") from error
-    if set(tensors) != {"weight", "bias"} or any(value.dtype != np.float32 for value in tensors.values()):
+    names = tensor_names(spec)
+    if tensors.keys() != set(names) or any(value.dtype != np.float32 for value in tensors.values()):
         raise ArtifactError(
-            f"{path}: expected the float32 tensors weight and bias, found "
+            f"{path}: expected the float32 tensors {', '.join(names)}, found "
             + ", ".join(f"{name} {value.dtype}" for name, value in sorted(tensors.items()))
         )
-    return tensors["weight"], tensors["bias"]
+    return {name: tensors[name] for name in names}
 
 
 def compare_weights(folder: Path, expected: Parameters, metadata: Mapping[str, str]) -> list[Rung]:
@@ -58,7 +76,7 @@ def compare_weights(folder: Path, expected: Parameters, metadata: Mapping[str, s
     these differ, or a file cannot be read as what it should be.
     """
     readers: dict[str, Callable[[], Float32]] = {
-        FILES.weights: lambda: _of_safetensors(folder),
+        FILES.weights: lambda: _of_safetensors(folder, expected),
         FILES.bow_model: lambda: _of_bow_model(load_onnx(folder / FILES.bow_model, metadata), folder),
         FILES.text_model: lambda: _of_text_model(
             load_onnx(folder / FILES.text_model, metadata), folder, expected
@@ -96,9 +114,14 @@ def load_onnx(path: Path, metadata: Mapping[str, str]) -> onnx.ModelProto:
     return model
 
 
-def _of_safetensors(folder: Path) -> Float32:
-    weight, bias = read_safetensors(folder)
-    return np.append(weight.ravel(), bias)
+def _of_safetensors(folder: Path, expected: Parameters) -> Float32:
+    tensors = read_safetensors(folder, expected.spec)
+    idf = tensors.get("idf")
+    if idf is not None and not np.array_equal(idf, np.asarray(expected.idf)):
+        raise ArtifactError(
+            f"{folder / FILES.weights}: its idf is not what the model was made with; get the bundle again"
+        )
+    return np.append(tensors["weight"].ravel(), tensors["bias"])
 
 
 def _of_bow_model(model: onnx.ModelProto, folder: Path) -> Float32:
@@ -111,20 +134,25 @@ def _of_bow_model(model: onnx.ModelProto, folder: Path) -> Float32:
 
 def _of_text_model(model: onnx.ModelProto, folder: Path, expected: Parameters) -> Float32:
     path = folder / FILES.text_model
+    arrays = {} if expected.tables is None else expected.tables.arrays(expected.idf)
+    dtypes = {name: onnx.helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in arrays.items()}
     tensors = _initializers(
         model,
         path,
-        {"weight": TensorProto.FLOAT, "bias": TensorProto.DOUBLE, "labels": TensorProto.STRING},
+        {"weight": TensorProto.FLOAT, "bias": TensorProto.DOUBLE, "labels": TensorProto.STRING, **dtypes},
     )
     if list(tensors["labels"].string_data) != [label.encode() for label in expected.labels]:
         raise ArtifactError(
             f"{path}: the labels or their order differ from {FILES.labels}; get the bundle again"
         )
-    for node in _nodes(model.graph):
-        if node.op_type == "LabelEncoder" and not _looks_up(node, expected.vocabulary):
-            raise ArtifactError(
-                f"{path}: the words or their ids differ from {FILES.vocabulary}; get the bundle again"
-            )
+    same = [
+        np.array_equal(table, array)
+        for table, array in zip(_arrays(tensors, path, arrays), arrays.values(), strict=True)
+    ]
+    if not all(same) or not all(_look_ups_agree(model, expected)):
+        raise ArtifactError(
+            f"{path}: the words or their ids differ from {FILES.vocabulary}; get the bundle again"
+        )
     # The text model holds A transposed, with a row of zeros for unknown words, and b in float64.
     table, bias = _arrays(tensors, path)
     with np.errstate(over="ignore"):
@@ -134,19 +162,37 @@ def _of_text_model(model: onnx.ModelProto, folder: Path, expected: Parameters) -
     return np.append(table[:-1].T.ravel(), rounded)
 
 
-def _looks_up(node: onnx.NodeProto, vocabulary: Sequence[str]) -> bool:
-    """Whether a LabelEncoder gives each word its place, and others the number of words."""
+def _look_ups_agree(model: onnx.ModelProto, expected: Parameters) -> Iterator[bool]:
+    """Whether each LabelEncoder gives what it should: each word its place, or what the tables say."""
+    found = [node for node in _nodes(model.graph) if node.op_type == "LabelEncoder"]
+    if expected.tables is None:
+        words, number = expected.vocabulary, len(expected.vocabulary)
+        for node in found:
+            yield _looks_up(node, number, map(str.encode, words), range(number), default=number)
+        return
+    lookups = expected.tables.lookups()
+    yield sorted(node.name for node in found) == sorted(lookups)
+    for node in found:
+        keys, numbers = lookups.get(node.name, ([], []))
+        yield _looks_up(node, len(numbers), keys, numbers, default=UNKNOWN)
+
+
+def _looks_up(
+    node: onnx.NodeProto, number: int, keys: Iterable[bytes | int], values: Iterable[int], *, default: int
+) -> bool:
+    """Whether a LabelEncoder gives each of so many keys its value, and others the default."""
     attributes = {attribute.name: attribute for attribute in node.attribute}
-    if attributes.keys() != {"keys_strings", "values_int64s", "default_int64"}:
+    (key_name,) = attributes.keys() - {"values_int64s", "default_int64"} or {""}
+    if len(attributes) != 3 or key_name not in ("keys_strings", "keys_int64s"):
         return False
-    words, ids = attributes["keys_strings"].strings, attributes["values_int64s"].ints
-    number = len(vocabulary)
+    own_keys = attributes[key_name].strings if key_name == "keys_strings" else attributes[key_name].ints
+    own_values = attributes["values_int64s"].ints
     # One by one, since lists of them all would take more memory than the model.
     return (
-        len(words) == len(ids) == number
-        and attributes["default_int64"].i == number
-        and all(map(operator.eq, words, map(str.encode, vocabulary)))
-        and all(map(operator.eq, ids, range(number)))
+        len(own_keys) == len(own_values) == number
+        and attributes["default_int64"].i == default
+        and all(map(operator.eq, own_keys, keys))
+        and all(map(operator.eq, own_values, values))
     )
 
 
@@ -192,9 +238,11 @@ def _initializers(
     return tensors
 
 
-def _arrays(tensors: Mapping[str, onnx.TensorProto], path: Path) -> Iterator[npt.NDArray[Any]]:
-    """The initializers `weight` and `bias`; raises ArtifactError where the data are not of their shape."""
-    for name in ("weight", "bias"):
+def _arrays(
+    tensors: Mapping[str, onnx.TensorProto], path: Path, names: Iterable[str] = ("weight", "bias")
+) -> Iterator[npt.NDArray[Any]]:
+    """The initializers of these names; raises ArtifactError where the data are not of their shape."""
+    for name in names:
         try:
             yield numpy_helper.to_array(tensors[name])
         except ValueError as error:

@@ -13,10 +13,12 @@ from job.bags import Bags
 from job.collect import collect, tokenize_rows
 from job.corpus import encode
 from job.dataset import Rows
+from job.encoder import TokenEncoder
 from job.features import NO_TOKEN, tokenize
 from job.vocabulary import Vocabulary
 from serving.features import WHITESPACE
 from serving.features import tokenize as reference_tokenize
+from serving.verify import reference_of
 from serving.weights import Parameters
 from tests.export.models import (
     TextSession,
@@ -24,7 +26,6 @@ from tests.export.models import (
     counting_parameters,
     counts,
     random_parameters,
-    reference_of,
 )
 
 LARGE_BATCH = 8192
@@ -52,7 +53,7 @@ def trained_on(texts: Sequence[str], vocabulary: Sequence[str]) -> Bags:
     """What training would learn from: the texts as ids, by the job's own functions."""
     rows = Rows(texts=pa.array(texts, pa.string()), labels=pa.array(["a"] * len(texts), pa.string()))
     raw, _ = collect([tokenize_rows(rows, sample=0)], sample=0)
-    (bags,) = encode(raw, Vocabulary(pa.array(vocabulary)), ["a"])
+    (bags,) = encode(raw, TokenEncoder(raw.tokens, Vocabulary(pa.array(vocabulary))), ["a"])
     return bags
 
 
@@ -103,9 +104,9 @@ def every_code_point() -> CodePoints:
         vocabulary=vocabulary,
         labels=["0", "low", "high", "random"],
     )
-    ids, offsets = reference_of(parameters).bags(texts)
+    bags = reference_of(parameters).bags(texts)
     session = TextSession(parameters)
-    return CodePoints(texts=texts, parameters=parameters, session=session, ids=ids, offsets=offsets)
+    return CodePoints(texts=texts, parameters=parameters, session=session, ids=bags.ids, offsets=bags.offsets)
 
 
 def test_training_and_the_reference_agree_on_every_code_point(every_code_point: CodePoints) -> None:
@@ -201,7 +202,8 @@ def fuzzed() -> list[str]:
 def test_training_and_the_reference_agree_on_fuzzed_texts(fuzzed: list[str]) -> None:
     """If it failed, texts that mix scripts and odd whitespace would be learned by other words than served."""
     assert_tokens_agree(fuzzed)
-    assert_training_agrees(fuzzed, PARTS, *reference_of(counting_parameters(PARTS)).bags(fuzzed))
+    bags = reference_of(counting_parameters(PARTS)).bags(fuzzed)
+    assert_training_agrees(fuzzed, PARTS, bags.ids, bags.offsets)
 
 
 @pytest.mark.parametrize("only_spaces", [False, True])
@@ -209,9 +211,9 @@ def test_the_text_model_counts_the_words_of_fuzzed_texts(fuzzed: list[str], only
     """If it failed, a word would be lost, found twice, or found within another, on one of the paths."""
     texts = [text.translate(dict.fromkeys(WHITESPACE, " ")) for text in fuzzed] if only_spaces else fuzzed
     parameters = counting_parameters(PARTS)
-    session, (ids, offsets) = TextSession(parameters), reference_of(parameters).bags(texts)
+    session, bags = TextSession(parameters), reference_of(parameters).bags(texts)
     expected = np.zeros((len(texts), len(PARTS)), np.int64)
-    np.add.at(expected, (np.repeat(np.arange(len(texts)), np.diff(offsets)), ids), 1)
+    np.add.at(expected, (np.repeat(np.arange(len(texts)), np.diff(bags.offsets)), bags.ids), 1)
     found, paths = [], []
     for batch in batches(texts, [LARGE_BATCH, 1, 7, 256, 300]):
         log_probs, _, is_fast = session.run(batch)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from job import tutorial
 from job.batch_stores import BatchesInMemory
 from job.corpus import encode
+from job.encoder import TokenEncoder
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer
 from job.trainer import Plan, finish, start, train
@@ -46,7 +47,8 @@ def bow(text: str) -> Tensor:
 
 
 def train_as_the_tutorial(model: BowClassifier) -> None:
-    corpus = encode(tutorial.data_set(tutorial.TRAIN).corpus, tutorial.vocabulary(), tutorial.LABELS)
+    raw = tutorial.data_set(tutorial.TRAIN).corpus
+    corpus = encode(raw, TokenEncoder(raw.tokens, tutorial.vocabulary()), tutorial.LABELS)
     batches = BatchesInMemory(batches_of(corpus, batch_size=1, shuffle=False))
     optimizer = Optimizer(name="sgd", weight_decay=0)
     state = start(model, optimizer, CPU)

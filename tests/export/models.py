@@ -12,7 +12,6 @@ from onnx import ModelProto, TensorProto
 from export import text_graph
 from export.graph import value
 from export.onnx_file import OnnxFile
-from serving.reference import Reference
 from serving.session import session_options
 from serving.weights import Parameters
 
@@ -51,13 +50,37 @@ def counts(log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 
 
 def text_file(parameters: Parameters, metadata: Mapping[str, str] | None = None) -> OnnxFile:
+    features = None
+    if parameters.tables is not None:
+        features = text_graph.Features(spec=parameters.spec, tables=parameters.tables, idf=parameters.idf)
     return text_graph.build(
-        parameters.weight, parameters.bias, parameters.vocabulary, parameters.labels, metadata or {}
+        parameters.weight,
+        parameters.bias,
+        parameters.vocabulary,
+        parameters.labels,
+        metadata or {},
+        features,
     )
 
 
 def text_model(parameters: Parameters) -> ModelProto:
     return onnx.load_model_from_string(text_file(parameters).to_bytes())
+
+
+class TextModelSession:
+    """A text model in onnxruntime."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._session = ort.InferenceSession(
+            text_file(parameters).to_bytes(), session_options(), providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[str]]:
+        """The log-probabilities and the labels."""
+        strings = np.empty(len(texts), dtype=object)
+        strings[:] = texts
+        found: Any = self._session.run(["log_probs", "label"], {"text": strings})
+        return found[0], found[1].tolist()
 
 
 class TextSession:
@@ -78,10 +101,6 @@ class TextSession:
         found: Any = self._session.run(["log_probs", "label", "is_fast"], {"text": strings})
         log_probs, labels, is_fast = found
         return log_probs, labels.tolist(), bool(is_fast[0])
-
-
-def reference_of(parameters: Parameters) -> Reference:
-    return Reference.of(parameters.weight, parameters.bias, parameters.vocabulary)
 
 
 def assert_close(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float64]) -> None:

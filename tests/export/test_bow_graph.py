@@ -10,8 +10,9 @@ from export import bow_graph
 from serving.parity import Tolerance, compare
 from serving.reference import Scores
 from serving.session import BowModel
+from serving.verify import reference_of
 from serving.weights import Parameters
-from tests.export.models import random_parameters, reference_of, words
+from tests.export.models import random_parameters, words
 
 
 def loaded(path: Path, parameters: Parameters) -> BowModel:

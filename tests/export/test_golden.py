@@ -13,7 +13,7 @@ UNKNOWN = "\ue000unknown\ue000"
 
 
 def examples_of(parameters: Parameters) -> list[tuple[str, str, list[float]]]:
-    found = golden_examples(parameters.weight, parameters.bias, parameters.vocabulary, parameters.labels)
+    found = golden_examples(parameters)
     return [(example.text, example.label, example.log_probs) for example in found]
 
 

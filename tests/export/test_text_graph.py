@@ -13,10 +13,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export.text_graph import CACHE_CELLS, MAX_CHUNK, MAX_WIDTH, Chunking
+from export.chunks import CACHE_CELLS, MAX_CHUNK, MAX_WIDTH, Chunking
 from serving.bundle import onnx_metadata
 from serving.features import FeatureSpec
 from serving.session import TextModel, session_options, text_signature
+from serving.verify import reference_of
 from serving.weights import Parameters
 from tests.export.models import (
     TextSession,
@@ -24,7 +25,6 @@ from tests.export.models import (
     counting_parameters,
     counts,
     random_parameters,
-    reference_of,
     text_file,
     text_model,
     words,
@@ -65,7 +65,7 @@ def test_every_row_gets_the_references_log_probs_in_batches_of_any_size(
 ) -> None:
     """If it failed, a batch of some size would lose a row, gain one, or answer one row with another's."""
     parameters = random_parameters(num_labels, VOCABULARY)
-    session, size = TextSession(parameters), Chunking.of(num_labels).size
+    session, size = TextSession(parameters), Chunking.of_tokens(num_labels).size
     for number in {0, 1, 7, 256, 300 if num_labels <= 150 else 8, size - 1, size, size + 1, 2 * size + 1}:
         texts = [text_of(row % 9, separator=separator, first=row) for row in range(number)]
         fast = 0 < number <= size and (separator == " " or not any(separator in text for text in texts))
@@ -77,7 +77,7 @@ def test_every_row_gets_the_references_log_probs_in_batches_of_any_size(
 def test_texts_at_the_edges_of_the_chunks_are_whole(num_labels: int, separator: str) -> None:
     """If it failed, the last word of a text just too long for its chunk would be cut off."""
     parameters = random_parameters(num_labels, VOCABULARY)
-    session, chunking = TextSession(parameters), Chunking.of(num_labels)
+    session, chunking = TextSession(parameters), Chunking.of_tokens(num_labels)
     edges = [
         *(text_of(chunking.width + more, separator=separator) for more in (-1, 0, 1)),
         # As many tokens as can stand in so many bytes: letters that are no words, a known one last.
@@ -100,7 +100,7 @@ def test_texts_at_the_edges_of_the_chunks_are_whole(num_labels: int, separator: 
 def test_a_text_that_passes_all_limits_is_summed_in_blocks_without_a_seam() -> None:
     """If it failed, a word at the seam of two blocks would be lost or counted twice."""
     parameters = random_parameters(5000, VOCABULARY)
-    session, block = TextSession(parameters), Chunking.of(5000).block
+    session, block = TextSession(parameters), Chunking.of_tokens(5000).block
     for num_tokens in (block - 1, block, block + 1, 2 * block, 2 * block + 1):
         assert_agrees(session, parameters, [text_of(num_tokens), "w1"])
 
@@ -253,7 +253,7 @@ def test_large_weights_overflow_nothing() -> None:
 @pytest.mark.parametrize("num_labels", [1, 2, 75, 150, 151, 5000, 19_200, 19_201, 1 << 20, 1 << 23])
 def test_chunks_keep_within_the_limits(num_labels: int) -> None:
     """If it failed, a batch would ask for more memory than was planned, or a chunk would hold no text."""
-    chunking = Chunking.of(num_labels)
+    chunking = Chunking.of_tokens(num_labels)
     assert 1 <= chunking.medium_size <= chunking.size <= MAX_CHUNK
     assert 1 <= chunking.width <= MAX_WIDTH
     assert chunking.size == 1 or chunking.size * num_labels <= CACHE_CELLS

@@ -13,6 +13,7 @@ import torch
 
 from export import torchscript
 from job.model import BowClassifier, initialize_uniform
+from serving.reference import Bags
 from serving.torchscript import TorchScriptModel
 
 REPOSITORY = Path(__file__).parents[2]
@@ -115,7 +116,7 @@ def test_both_methods_answer_as_the_eager_model(tmp_path: Path, num_labels: int,
         offsets = torch.tensor([0, *lengths]).cumsum(0)
         with torch.no_grad():
             expected = model.score(ids, offsets)
-        found = torch.from_numpy(scripted.score(ids.numpy(), offsets.numpy()))
+        found = torch.from_numpy(scripted.score(Bags(ids=ids.numpy(), offsets=offsets.numpy())))
         assert found.dtype == torch.float64
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
         bow = torch.zeros(len(lengths), num_words)

@@ -10,6 +10,7 @@ from job.bags import Bags, concatenate
 from job.collect import collect, tokenize_rows
 from job.corpus import encode
 from job.dataset import Rows
+from job.encoder import TokenEncoder
 from job.features import NO_TOKEN
 from job.raw_corpus import RawCorpus
 from job.vocabulary import Vocabulary, select
@@ -63,7 +64,8 @@ def test_the_first_texts_are_kept_for_the_parity_gate() -> None:
 
 def test_encoding_counts_known_words_and_drops_the_others() -> None:
     """If it failed, a word that stands twice would count once, or unknown words would count."""
-    corpus = encode(raw_corpus(3, 3), Vocabulary(pa.array(["d", "b", "a"])), ["z", "x"])
+    raw = raw_corpus(3, 3)
+    corpus = encode(raw, TokenEncoder(raw.tokens, Vocabulary(pa.array(["d", "b", "a"]))), ["z", "x"])
     assert bags_of(corpus) == [[1, 2, 1], [], [], [], [2, 0, 1], [2]]
     whole = concatenate(list(corpus))
     assert whole.labels.tolist() == [1, -1, 1, 0, -1, 1]
@@ -78,7 +80,9 @@ def test_tokens_that_were_dropped_while_counting_are_unknown() -> None:
         for block in raw
     ]
     tokens = raw.tokens.to_pylist()
-    corpus = encode(replace(raw, blocks=dropped), Vocabulary(pa.array(tokens[::-1])), ["x"])
+    corpus = encode(
+        replace(raw, blocks=dropped), TokenEncoder(raw.tokens, Vocabulary(pa.array(tokens[::-1]))), ["x"]
+    )
     expected = [[token for token in row if token != tokens[0]] for row in tokens_of(raw)]
     found = [[tokens[::-1][code] for code in bag] for bag in bags_of(corpus)]
     assert [[token for token in row if token != NO_TOKEN] for row in found] == expected
@@ -90,7 +94,7 @@ def test_tokens_that_were_dropped_while_counting_are_unknown() -> None:
 def test_a_corpus_that_is_drained_leaves_memory_block_by_block(num_threads: int) -> None:
     """If it failed, the data would be in memory twice while batches are made of it."""
     raw = raw_corpus(1, 1, 1, 1, 1, 1)
-    corpus = encode(raw, Vocabulary(pa.array(["d", "b", "a"])), ["z", "x"])
+    corpus = encode(raw, TokenEncoder(raw.tokens, Vocabulary(pa.array(["d", "b", "a"]))), ["z", "x"])
     expected = bags_of(corpus)
     blocks = corpus.drain(num_threads=num_threads)
     found = [next(blocks)]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,8 +8,10 @@ from job.bags import Bags, concatenate
 from job.corpus import Corpus
 from job.dataset import DataSpec
 from job.inputs import Inputs, read_inputs, read_vocabulary
-from job.prepare import prepare, unseen_labels
+from job.ngrams import Limits
+from job.prepare import FeatureLimits, prepare, unseen_labels
 from serving.errors import DataError
+from serving.features import PLAIN
 
 
 def read(tmp_path: Path, vocabulary: Path | None = None, **files: str) -> Inputs:
@@ -24,6 +27,15 @@ def whole(corpus: Corpus) -> Bags:
     return concatenate(list(corpus))
 
 
+def features(*, min_count: int = 1) -> dict[str, Any]:
+    """Of `prepare`: the tokens of `str.split()`, as often seen as that."""
+    limits = Limits(min_count=min_count, max_size=None)
+    return {
+        "spec": PLAIN,
+        "limits": FeatureLimits(tokens=limits, word_ngrams=limits, char_ngrams=limits),
+    }
+
+
 def test_each_data_set_is_read_for_its_use(tmp_path: Path) -> None:
     """If it failed, test rows could be trained on."""
     inputs = read(tmp_path, train="a b\tx\nc\ty\nbad row\n", validation="a\tx\n", test="d\tz\na\tx\n")
@@ -36,7 +48,7 @@ def test_each_data_set_is_read_for_its_use(tmp_path: Path) -> None:
     assert unseen_labels(inputs) == {"test": ["z"]}
     assert inputs.records["train"].rejected == 1
     assert len(inputs.rejected) == 1
-    prepared = prepare(inputs, validation_split=0, seed=1, min_count=1, max_size=None)
+    prepared = prepare(inputs, validation_split=0, seed=1, **features())
     assert prepared.vocabulary.words == ["a", "b", "c"]
     assert whole(prepared.corpora["test"]).labels.tolist() == [-1, 0]
 
@@ -51,7 +63,7 @@ def test_the_tutorial_brings_its_own_test_data_and_vocabulary() -> None:
     )
     assert inputs.is_tutorial
     assert inputs.label_names == ["SPANISH", "ENGLISH"]
-    prepared = prepare(inputs, validation_split=0, seed=1, min_count=1, max_size=None)
+    prepared = prepare(inputs, validation_split=0, seed=1, **features())
     assert prepared.vocabulary.words == tutorial.vocabulary().words
     assert whole(prepared.corpora["train"]).labels.tolist() == [0, 1, 0, 1]
     assert whole(prepared.corpora["test"]).labels.tolist() == [0, 1]
@@ -66,7 +78,7 @@ def test_one_label_is_not_enough(tmp_path: Path) -> None:
 def test_validation_rows_are_taken_out_of_the_training_rows(tmp_path: Path) -> None:
     """If it failed, the validation accuracy would be that of texts the model has seen."""
     inputs = read(tmp_path, train="".join(f"w{row}\t{'xy'[row % 2]}\n" for row in range(20)))
-    prepared = prepare(inputs, validation_split=0.2, seed=1, min_count=1, max_size=None)
+    prepared = prepare(inputs, validation_split=0.2, seed=1, **features())
     train, validation = prepared.corpora["train"], prepared.corpora["validation"]
     assert (train.num_rows, validation.num_rows) == (16, 4)
     assert (
@@ -79,14 +91,14 @@ def test_a_split_that_takes_no_row_is_refused(tmp_path: Path) -> None:
     """If it failed, the validation accuracy would be a division by zero."""
     inputs = read(tmp_path, train="a\tx\nb\ty\n")
     with pytest.raises(DataError, match=r"BOW_VALIDATION_SPLIT=0\.1 holds out no row"):
-        prepare(inputs, validation_split=0.1, seed=1, min_count=1, max_size=None)
+        prepare(inputs, validation_split=0.1, seed=1, **features())
 
 
 @pytest.mark.parametrize(("content", "min_count"), [("a\tx\nb\ty\n", 2), (" \tx\n\u3000\ty\n", 1)])
 def test_a_vocabulary_without_words_is_refused(tmp_path: Path, content: str, min_count: int) -> None:
     """If it failed, a model that knows no word would be trained and published."""
     with pytest.raises(DataError, match="no word that occurs at least"):
-        prepare(read(tmp_path, train=content), validation_split=0, seed=1, min_count=min_count, max_size=None)
+        prepare(read(tmp_path, train=content), validation_split=0, seed=1, **features(min_count=min_count))
 
 
 def test_a_fixed_vocabulary_keeps_its_order(tmp_path: Path) -> None:
@@ -95,7 +107,7 @@ def test_a_fixed_vocabulary_keeps_its_order(tmp_path: Path) -> None:
     path.write_bytes("\ufeffc\r\na\r\nunseen\r\n".encode())
     inputs = read(tmp_path, path, train="a b\tx\nc\ty\n")
     assert inputs.records["vocabulary"].rows == 3
-    prepared = prepare(inputs, validation_split=0, seed=1, min_count=1, max_size=None)
+    prepared = prepare(inputs, validation_split=0, seed=1, **features())
     assert prepared.vocabulary.words == ["c", "a", "unseen"]
     assert whole(prepared.corpora["train"]).ids.tolist() == [1, 0]
 
@@ -106,7 +118,7 @@ def test_a_vocabulary_of_other_data_is_refused(tmp_path: Path) -> None:
     path.write_text("p\nq\n")
     inputs = read(tmp_path, path, train="a\tx\nb\ty\n")
     with pytest.raises(DataError, match="none of the 2 words of BOW_VOCABULARY_FILE"):
-        prepare(inputs, validation_split=0, seed=1, min_count=1, max_size=None)
+        prepare(inputs, validation_split=0, seed=1, **features())
 
 
 @pytest.mark.parametrize(

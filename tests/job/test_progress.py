@@ -13,7 +13,7 @@ from job.trainer import EpochResult
 
 def batch(num_tokens: int) -> Batch:
     some = torch.zeros(num_tokens, dtype=torch.int32)
-    return Batch(ids=some, offsets=some, labels=torch.zeros(2), blocks=())
+    return Batch(ids=some, offsets=some, values=None, labels=torch.zeros(2), blocks=())
 
 
 def result(epoch: int, accuracy: float | None = None) -> EpochResult:

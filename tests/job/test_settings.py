@@ -233,7 +233,9 @@ def test_shaping_holds_what_changes_the_model_and_nothing_else() -> None:
     assert set(shaping(settings)) == {
         *("data_format", "text_column", "label_column", "validation_split", "min_count", "max_vocabulary"),
         *("seed", "epochs", "batch_size", "optimizer", "learning_rate", "learning_rate_schedule"),
-        *("weight_decay", "init", "shuffle"),
+        *("weight_decay", "init", "shuffle", "tokenizer", "lowercase", "weighting", "normalize"),
+        *("word_ngrams", "min_word_ngram_count", "max_word_ngrams"),
+        *("char_ngrams", "min_char_ngram_count", "max_char_ngrams"),
     }
     assert json.loads(json.dumps(shaping(settings))) == shaping(settings)
 

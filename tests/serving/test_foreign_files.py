@@ -49,7 +49,10 @@ OTHERS: dict[str, tuple[Damage, str]] = {
         in_safetensors(lambda it: it.update(weight=np.ascontiguousarray(it["weight"].T))),
         r"expected weights for 5 labels and 303 words, found \[303, 5\] and \[5\]",
     ),
-    "no bias": (in_safetensors(lambda it: it.pop("bias")), "expected the float32 tensors weight and bias"),
+    "no bias": (
+        in_safetensors(lambda it: it.pop("bias")),
+        "expected the float32 tensors weight, bias, found weight",
+    ),
     "a tensor more": (in_safetensors(lambda it: it.update(x=it["bias"])), "found bias float32, weight"),
     "model.ts without a tensor": (in_archive(lambda it: it.pop(BIAS)), "expected the tensors weight and"),
     "model.ts with a tensor more": (

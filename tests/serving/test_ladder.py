@@ -13,7 +13,7 @@ from serving.errors import ArtifactError
 from serving.features import WHITESPACE
 from serving.ladder import Sample, dense_rungs, samples
 from serving.parity import Tolerance
-from serving.reference import Reference, Scores
+from serving.reference import Bags, Reference, Scores
 from serving.session import BowModel, TextModel
 from serving.verify import read_parameters
 from tests.serving.damage import replaced
@@ -80,9 +80,8 @@ def test_a_part_of_a_sample_is_spread_from_the_first_to_the_last(
     log_probs = np.arange(number, dtype=np.float64)[:, None]
     scores = Scores(log_probs=log_probs, rounding_scale=log_probs[:, 0])
     none = np.zeros(number + 1, np.int64)
-    sample = Sample(
-        name="x", texts=[str(row) for row in range(number)], ids=none[:0], offsets=none, scores=scores
-    )
+    bags = Bags(ids=none[:0], offsets=none)
+    sample = Sample(name="x", texts=[str(row) for row in range(number)], bags=bags, scores=scores)
     texts, their_scores = sample.spread(limit)
     assert len(texts) == expected
     assert (texts[0], texts[-1]) == ("0", str(number - 1))

@@ -56,15 +56,13 @@ def test_counts_bags_and_dense_input_say_the_same(some: list[str]) -> None:
     assert bow.dtype == np.float32
     assert bow.shape == (len(some), len(WORDS))
     assert bow.tolist() == [[text.split().count(word) for word in WORDS] for text in some]
-    ids, offsets = reference.bags(some)
+    found = reference.bags(some)
+    ids, offsets = found.ids, found.offsets
+    assert found.values is None
     assert ids.dtype == offsets.dtype == np.int64
     assert (offsets[0], offsets[-1], len(offsets)) == (0, len(ids), len(some) + 1)
     bags = [ids[start:end].tolist() for start, end in pairwise(offsets)]
     assert bags == [[WORDS.index(word) for word in text.split() if word in WORDS] for text in some]
-    for text, row in zip(some, bow, strict=True):
-        known, counts = reference.counts(text)
-        assert row[known].tolist() == counts.tolist()
-        assert row.sum() == counts.sum()
 
 
 @pytest.mark.parametrize("text", ["", " ", "".join(map(chr, WHITESPACE)), "nothing known", "ME Gusta cafè"])
@@ -83,9 +81,9 @@ def test_no_texts_give_no_rows_but_all_columns() -> None:
     assert found.log_probs.shape == (0, NUM_LABELS)
     assert len(found) == 0
     assert reference.bow([]).shape == (0, len(WORDS))
-    ids, offsets = reference.bags([])
-    assert ids.tolist() == []
-    assert offsets.tolist() == [0]
+    bags = reference.bags([])
+    assert bags.ids.tolist() == []
+    assert bags.offsets.tolist() == [0]
 
 
 def test_a_word_counts_as_often_as_it_stands() -> None:

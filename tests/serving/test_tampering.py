@@ -181,9 +181,10 @@ def test_a_weight_in_an_archive_with_an_old_checksum_is_found(copy: Path) -> Non
 
 
 def open_weights(folder: Path) -> Any:
+    from serving.features import PLAIN
     from serving.weights import read_safetensors
 
-    return read_safetensors(folder)[0]
+    return read_safetensors(folder, PLAIN)["weight"]
 
 
 def _keys(change: Callable[[Any], object]) -> Callable[[Any], object]:

@@ -171,7 +171,7 @@ MANIFESTS: dict[str, tuple[Damage, str]] = {
         in_manifest(lambda it: it["features"].update(tokenizer="unicode")),
         "Invalid enum value 'unicode'",
     ),
-    "lower-case": (in_manifest(lambda it: it["features"].update(lowercase=True)), "not a manifest"),
+    "4-grams": (in_manifest(lambda it: it["features"].update(word_ngrams=4)), "Expected `int` <= 3"),
     "a label that is no text": (in_manifest(lambda it: it["labels"].append(1)), "Expected `str`"),
     "a file more": (
         in_manifest(lambda it: it["files"].update({"x.bin": it["files"][FILES.labels]})),

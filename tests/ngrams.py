@@ -1,0 +1,80 @@
+"""Texts and their features by training's way, by the graph's and by the reference's."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import pyarrow as pa
+from onnx import TensorProto
+
+from export.graph import Graph, value
+from export.ngram_graph import add_feature_ids, fill_lookups
+from export.onnx_file import OnnxFile
+from job.collect import collect, tokenize_rows
+from job.dataset import Rows
+from job.encoder import NgramEncoder
+from job.ngrams import Limits
+from job.prepare import FeatureLimits, choose_features
+from job.raw_corpus import RawCorpus
+from serving.features import FeatureSpec, features
+from serving.lookup import Tables
+from serving.session import session_options
+
+
+def limits(min_count: int) -> FeatureLimits:
+    each = Limits(min_count=min_count, max_size=None)
+    return FeatureLimits(tokens=each, word_ngrams=each, char_ngrams=each)
+
+
+def read(texts: Sequence[str], spec: FeatureSpec, *, block_size: int = 1000) -> RawCorpus:
+    """The texts as the job reads them, in several blocks."""
+    blocks = []
+    for start in range(0, len(texts), block_size):
+        some = texts[start : start + block_size]
+        rows = Rows(texts=pa.array(some, pa.string()), labels=pa.array(["a"] * len(some), pa.string()))
+        blocks.append(tokenize_rows(rows, sample=0, features=spec))
+    return collect(blocks, sample=0)[0]
+
+
+def chosen(raw: RawCorpus, spec: FeatureSpec, *, min_count: int) -> list[str]:
+    """The names of the features that the job would learn from."""
+    return choose_features(raw, spec, limits(min_count)).words
+
+
+def by_training(raw: RawCorpus, tables: Tables) -> Iterator[list[int]]:
+    """The features of each text, in ascending order; so of the others here."""
+    encoder = NgramEncoder(raw.tokens, tables)
+    for block in raw:
+        ids, offsets = encoder(block)
+        yield from (sorted(some.tolist()) for some in np.split(ids, offsets[1:-1])[: block.num_rows])
+
+
+def by_reference(texts: Sequence[str], names: Sequence[str], spec: FeatureSpec) -> Iterator[list[int]]:
+    index = {name: place for place, name in enumerate(names)}
+    for text in texts:
+        yield sorted(index[name] for name in features(text, spec) if name in index)
+
+
+class FeatureSession:
+    """The part of the graph that finds the features, in onnxruntime."""
+
+    def __init__(self, tables: Tables, spec: FeatureSpec) -> None:
+        graph = Graph()
+        ids = add_feature_ids(graph, "text", tables, only_words=spec.tokenizer == "words")
+        graph.add("Identity", ids, output="ids")
+        built = graph.build(
+            inputs=[value("text", TensorProto.STRING, ["N"])],
+            outputs=[value("ids", TensorProto.INT32, ["N", "M"])],
+        )
+        fill_lookups(built, tables)
+        arrays = {name: [array] for name, array in tables.arrays(None).items()}
+        content = OnnxFile(graph=built, arrays=arrays, strings={}, metadata={}).to_bytes()
+        self._session = ort.InferenceSession(content, session_options(), providers=["CPUExecutionProvider"])
+        self._none = tables.none
+
+    def run(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Of one or more texts, taken at once."""
+        found: npt.NDArray[np.int32]
+        (found,) = self._session.run(None, {"text": np.array(texts, dtype=object)})
+        yield from (sorted(row[row < self._none].tolist()) for row in found)
