@@ -126,13 +126,13 @@ def _counted(
 def _added(found: Counted, keys: Int64, weights: Int64 | None) -> Counted:
     """The counts with those of more keys, 0 apart."""
     is_one = keys > 0
-    new, place = np.unique(keys[is_one], return_inverse=True)
-    counts = np.bincount(place, None if weights is None else weights[is_one], minlength=len(new))
-    if not len(found[0]):
-        return new, counts.astype(np.int64)
-    both, place = np.unique(np.concatenate([found[0], new]), return_inverse=True)
-    sums = np.bincount(place, np.concatenate([found[1], counts]), minlength=len(both))
-    return both, sums.astype(np.int64)
+    more = np.ones(is_one.sum(), np.int64) if weights is None else weights[is_one]
+    # Hashed before they are sorted: most are there many times.
+    encoded = pa.array(np.append(found[0], keys[is_one])).dictionary_encode()
+    distinct = encoded.dictionary.to_numpy()
+    counts = np.bincount(encoded.indices.to_numpy(), np.append(found[1], more), minlength=len(distinct))
+    order = np.argsort(distinct)
+    return distinct[order], counts[order].astype(np.int64)
 
 
 def _spelled(points: npt.NDArray[np.uint32], parts: Int64) -> pa.StringArray:
