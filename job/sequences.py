@@ -47,7 +47,8 @@ def numbers_of(found: Int64, keys: Int64) -> Int64:
     """
     # By hashing: among many keys a binary search waits for memory at every step.
     places = pc.index_in(pa.array(found), value_set=pa.array(keys)).fill_null(-1)
-    return places.to_numpy(zero_copy_only=False).astype(np.int64) + 1
+    numbers: Int64 = places.to_numpy(zero_copy_only=False).astype(np.int64) + 1
+    return numbers
 
 
 def parts_of(keys: Int64, *, base: int, shorter: list[Int64]) -> Int64:

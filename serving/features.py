@@ -7,6 +7,7 @@ others are held against.
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -119,9 +120,8 @@ def features(text: str, spec: FeatureSpec) -> list[str]:
     tokens = tokenize(text, spec)
     names = tokens if spec.is_plain else [*tokens, *_word_ngrams(tokens, spec.word_ngrams)]
     if spec.char_ngrams is not None:
-        shortest, longest = spec.char_ngrams
         for token in tokens:
-            names += _char_ngrams(token, range(shortest, longest + 1))
+            names += _char_ngrams(token, *spec.char_ngrams)
     return names
 
 
@@ -136,10 +136,13 @@ def _word_ngrams(tokens: Sequence[str], longest: int) -> Iterator[str]:
             yield " ".join(tokens[start : start + length])
 
 
-def _char_ngrams(token: str, lengths: Sequence[int]) -> Iterator[str]:
+@lru_cache(maxsize=1 << 16)
+def _char_ngrams(token: str, shortest: int, longest: int) -> list[str]:
     """Those of the token with its edges, the edges alone apart."""
     padded = EDGE + token + EDGE
-    for length in lengths:
-        for start in range(len(padded) - length + 1):
-            if length > 1 or padded[start] != EDGE:
-                yield EDGE + padded[start : start + length]
+    return [
+        EDGE + padded[start : start + length]
+        for length in range(shortest, longest + 1)
+        for start in range(len(padded) - length + 1)
+        if length > 1 or padded[start] != EDGE
+    ]

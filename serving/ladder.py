@@ -47,11 +47,9 @@ class Sample:
         bags = reference.bags(texts)
         return cls(name=name, texts=texts, bags=bags, scores=reference.score_bags(bags))
 
-    def spread(self, limit: int) -> tuple[list[str], Scores]:
-        """At most `limit` of the texts, evenly spread, the first and the last among them."""
-        number = min(limit, len(self.texts))
-        rows = np.linspace(0, len(self.texts) - 1, number).astype(np.int64)
-        return [self.texts[row] for row in rows], self.scores.rows(rows)
+    def spread(self, limit: int) -> npt.NDArray[np.int64]:
+        """At most `limit` of the texts' rows, evenly spread, the first and the last among them."""
+        return np.linspace(0, len(self.texts) - 1, min(limit, len(self.texts))).astype(np.int64)
 
 
 def samples(
@@ -102,17 +100,21 @@ def dense_rungs(
     limit = max(MIN_DENSE_TEXTS, MAX_DENSE_CELLS // max(1, vocabulary_size))
     rungs = []
     for sample in some:
-        texts, scores = sample.spread(limit)
+        rows = sample.spread(limit)
         parts = [
             compare(
                 name,
                 sample.name,
-                log_probs(reference.bow(texts[start : start + size])),
-                scores.rows(slice(start, min(start + size, len(texts)))),
+                log_probs(
+                    np.concatenate(
+                        [reference.dense(sample.bags.part(slice(row, row + 1))) for row in some_rows]
+                    )
+                ),
+                sample.scores.rows(some_rows),
                 tolerance,
                 float32_sums=float32_sums,
             )
-            for start in range(0, len(texts), size)
+            for some_rows in (rows[start : start + size] for start in range(0, len(rows), size))
         ]
         rungs.append(merge(parts))
     return rungs

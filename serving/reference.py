@@ -44,9 +44,13 @@ class Reference:
 
     def bow(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """The texts as the dense input of `bow.onnx` and `forward`: [N, V]. For a few texts at a time."""
-        dense = np.zeros((len(texts), self.weight.shape[1]), dtype=np.float32)
-        for row, text in enumerate(texts):
-            ids, values = _taken_together(self.bags([text]))
+        return self.dense(self.bags(texts))
+
+    def dense(self, bags: "Bags") -> npt.NDArray[np.float32]:
+        """The same of texts as `bags` gives them."""
+        dense = np.zeros((len(bags), self.weight.shape[1]), dtype=np.float32)
+        for row in range(len(bags)):
+            ids, values = _taken_together(bags.part(slice(row, row + 1)))
             dense[row, ids] = values
         return dense
 
@@ -71,7 +75,7 @@ class Reference:
 
     def score_bags(self, bags: "Bags") -> "Scores":
         """The same of texts as `bags` gives them."""
-        logits = np.empty((len(bags.offsets) - 1, len(self.bias)))
+        logits = np.empty((len(bags), len(self.bias)))
         rounding_scale = np.empty(len(logits))
         for row in range(len(logits)):
             logits[row], rounding_scale[row] = self._sum(bags.part(slice(row, row + 1)))
@@ -88,7 +92,9 @@ class Reference:
     @cached_property
     def _first_char(self) -> int:
         """All other features stand before those that are character n-grams."""
-        return min((i for name, i in self.index.items() if name.startswith(EDGE)), default=len(self.index))
+        return min(
+            (i for name, i in self.index.items() if name.startswith(EDGE)), default=self.weight.shape[1]
+        )
 
     def _sum(self, bag: "Bags") -> tuple[Float64, float]:
         bias = self.bias.astype(np.float64)
@@ -108,6 +114,9 @@ class Bags:
     """[N + 1], from 0 to nnz."""
     values: Float64 | None = None
     """What each of the ids counts, [nnz], none twice in a text; None where each counts once."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
     def part(self, rows: slice) -> "Bags":
         """Some of the texts, one or more."""
