@@ -84,14 +84,23 @@ def matches_all(graph: Graph, texts: str, pattern: str) -> str:
 
 
 def add_size_by_length(graph: Graph, chunking: Chunking, output: str) -> None:
-    """How many of the texts a chunk takes, by the longest of them: int64 [1]."""
+    """How many of the texts a chunk takes, by the longest of them: int64 [1]; of one text, one."""
+    several, one = Graph(f"{graph.prefix}several/"), Graph(f"{graph.prefix}one/")
+    one.add("Identity", one.constant([1]), output=f"{one.prefix}{output}")
     # An empty string is put beside the texts, since a minimum over none is not defined.
-    texts = graph.add("Concat", "text", graph.constant(np.array([""], dtype=object)), axis=0)
-    short = matches_all(graph, texts, at_most_bytes(chunking.short_bytes))
-    medium = matches_all(graph, texts, at_most_bytes(chunking.medium_bytes))
-    longer = graph.add("Where", medium, graph.constant([chunking.medium_size]), graph.constant([1]))
-    most = graph.add("Where", short, graph.constant([chunking.size]), longer)
-    graph.add("Max", graph.constant([1]), graph.add("Min", graph.add("Shape", "text"), most), output=output)
+    texts = several.add("Concat", "text", several.constant(np.array([""], dtype=object)), axis=0)
+    short = matches_all(several, texts, at_most_bytes(chunking.short_bytes))
+    medium = matches_all(several, texts, at_most_bytes(chunking.medium_bytes))
+    longer = several.add("Where", medium, several.constant([chunking.medium_size]), several.constant([1]))
+    most = several.add("Where", short, several.constant([chunking.size]), longer)
+    smallest = several.add("Min", several.add("Shape", "text"), most)
+    several.add("Max", several.constant([1]), smallest, output=f"{several.prefix}{output}")
+    graph.add_if(
+        graph.add("Equal", graph.add("Size", "text"), graph.constant(1)),
+        then=one,
+        otherwise=several,
+        outputs={output: (TensorProto.INT64, [1])},
+    )
 
 
 def add_chunks(graph: Graph, body: Graph, num_labels: int) -> None:

@@ -45,7 +45,7 @@ def add_feature_ids(graph: Graph, texts: str, tables: Tables, *, only_words: boo
         flat = _add_inner_apostrophes(graph, flat)
     none = graph.add("Expand", graph.constant(np.int32(tables.none)), graph.add("Shape", flat))
     parts = _add_token_features(graph, flat, shape, none, tables)
-    parts += _add_char_features(graph, flat, none, tables)
+    parts += _add_char_features(graph, flat, tables)
     rows = [graph.add("Reshape", part, shape) for part in parts]
     return graph.add("Concat", *rows, axis=1)
 
@@ -76,23 +76,23 @@ def _add_codes(graph: Graph, texts: str, *, only_words: bool) -> str:
         separators=[""],
     )
     codes = graph.add("LabelEncoder", characters, domain="ai.onnx.ml", name="codes")
-    if only_words:
-        codes = _add_unlisted_boundaries(graph, characters, codes)
-    return graph.add("Pad", codes, graph.constant([0, 1, 0, 1]), graph.constant(BOUNDARY))
+    codes = graph.add("Pad", codes, graph.constant([0, 1, 0, 1]), graph.constant(BOUNDARY))
+    return _add_unlisted_boundaries(graph, characters, codes) if only_words else codes
 
 
 def _add_unlisted_boundaries(graph: Graph, characters: str, codes: str) -> str:
     """The codes, with that of a boundary for unknown code points that stand in no word."""
-    is_unknown = graph.add("Equal", codes, graph.constant(UNKNOWN))
-    places = graph.add("Transpose", graph.add("NonZero", is_unknown), perm=[1, 0])  # [u, 2]
     some = Graph("unlisted/")
-    is_word = some.add("RegexFullMatch", some.add("GatherND", characters, places), pattern=WORD)
+    is_unknown = some.add("Equal", codes, some.constant(UNKNOWN))
+    places = some.add("Transpose", some.add("NonZero", is_unknown), perm=[1, 0])  # [u, 2]
+    characters_at = some.add("Sub", places, some.constant([0, 1]))  # each row of codes begins with a boundary
+    is_word = some.add("RegexFullMatch", some.add("GatherND", characters, characters_at), pattern=WORD)
     found = some.add("Where", is_word, some.constant(UNKNOWN), some.constant(BOUNDARY))
     some.add("ScatterND", codes, places, found, output="unlisted/codes")
     none = Graph("listed/")
     none.add("Identity", codes, output="listed/codes")
     graph.add_if(
-        graph.add("Greater", graph.add("Shape", places, end=1), graph.constant([0])),
+        graph.add("Equal", graph.add("ReduceMin", codes, keepdims=0), graph.constant(UNKNOWN)),
         then=some,
         otherwise=none,
         outputs={"codes": (TensorProto.INT64, ["c", "n"])},
@@ -102,19 +102,13 @@ def _add_unlisted_boundaries(graph: Graph, characters: str, codes: str) -> str:
 
 def _add_inner_apostrophes(graph: Graph, flat: str) -> str:
     """The codes [n], with that of a boundary for apostrophes that stand beside no word character."""
-    first, last = APOSTROPHE_CODES
-    is_apostrophe = graph.add(
-        "And",
-        graph.add("GreaterOrEqual", flat, graph.constant(first)),
-        graph.add("LessOrEqual", flat, graph.constant(last)),
-    )
-    is_other = graph.add("Or", is_apostrophe, graph.add("Equal", flat, graph.constant(BOUNDARY)))
-    # The first and the last place are boundaries: of those between.
-    is_outer = graph.add(
-        "And",
-        _part(graph, is_apostrophe, 1, -1),
-        graph.add("Or", _part(graph, is_other, 0, -2), _part(graph, is_other, 2)),
-    )
+    # Below the other codes, and above that of an unknown one, which stands in words.
+    last = max(APOSTROPHE_CODES)
+    is_other = graph.add("Less", graph.add("Sub", flat, graph.constant(BOUNDARY)), graph.constant(last))
+    is_other = graph.add("And", is_other, graph.add("Greater", flat, graph.constant(UNKNOWN)))
+    # The first and the last place are boundaries: of those between. A boundary becomes one again.
+    beside = graph.add("Or", _part(graph, is_other, 0, -2), _part(graph, is_other, 2))
+    is_outer = graph.add("And", _part(graph, is_other, 1, -1), beside)
     inner = graph.add("Where", is_outer, graph.constant(BOUNDARY), _part(graph, flat, 1, -1))
     return graph.add("Pad", inner, graph.constant([1, 1]), graph.constant(BOUNDARY))
 
@@ -184,19 +178,21 @@ def _add_tokens(graph: Graph, flat: str, is_inside: str, tables: Tables) -> tupl
     return ends, graph.add("Where", is_found, candidate, graph.constant(UNKNOWN))
 
 
-def _add_char_features(graph: Graph, flat: str, none: str, tables: Tables) -> list[str]:
+def _add_char_features(graph: Graph, flat: str, tables: Tables) -> list[str]:
     """The ids of character n-grams, each where it begins: int32 [n] for each length."""
     found = []
     if tables.char_features is not None:
         found.append(graph.add("Gather", "characters/features", flat))
+    longest = len(tables.char_levels) + 1
     base, shorter = graph.constant(tables.num_codes), flat
-    for length in range(2, len(tables.char_levels) + 2):
-        key = graph.add(
-            "Add", graph.add("Mul", _part(graph, shorter, 0, -1), base), _part(graph, flat, length - 1)
+    padded = graph.add("Pad", flat, graph.constant([0, longest]), graph.constant(UNKNOWN))
+    for length in range(2, longest + 1):
+        last = _part(graph, padded, length - 1, length - 1 - longest)
+        shorter, ids = _look_up(
+            graph, graph.add("Add", graph.add("Mul", shorter, base), last), f"characters/{length}"
         )
-        shorter, ids = _look_up(graph, key, f"characters/{length}")
         if (tables.char_levels[length - 2].features[1:] != tables.none).any():
-            found.append(graph.add("Concat", ids, _part(graph, none, 0, length - 1), axis=0))
+            found.append(ids)
     return found
 
 

@@ -12,6 +12,9 @@ from export.graph import Graph
 from serving.features import FeatureSpec
 from serving.lookup import Tables
 
+TINY = np.float64(1e-200)
+"""Less than any sum of squares, and no divisor that makes a number infinite."""
+
 
 def add_values(graph: Graph, ids: str, tables: Tables, spec: FeatureSpec) -> tuple[str, str]:
     """The ids in ascending order, int32 [c, k], and what each of them counts, float64 [c, k].
@@ -72,18 +75,14 @@ def _add_steps(graph: Graph, rank: str, spec: FeatureSpec) -> tuple[str, str]:
 
 def _add_norms(graph: Graph, square: str, tables: Tables) -> str:
     """What each value is divided by: the root of its row's and group's squares, [c, k] or [c, 1]."""
-    zero, one = graph.constant(np.float64(0)), graph.constant(np.float64(1))
+    zero, tiny = graph.constant(np.float64(0)), graph.constant(TINY)
     none, first_char = (graph.constant(np.int32(number)) for number in (tables.none, tables.first_char))
-
-    def norm(is_own: str) -> str:
-        own = graph.add("Where", is_own, square, zero)
-        total = graph.add("ReduceSum", own, graph.constant([1]), keepdims=1)
-        # A text without such a feature divides nothing by it; all squares are 1 at least, or those of an idf.
-        return graph.add("Sqrt", graph.add("Where", graph.add("Equal", total, zero), one, total))
-
-    is_known = graph.add("Less", "sorted_ids", none)
-    if tables.first_char in (0, tables.none):
-        return norm(is_known)
-    is_token = graph.add("Less", "sorted_ids", first_char)
-    is_char = graph.add("And", is_known, graph.add("Not", is_token))
-    return graph.add("Where", is_token, norm(is_token), norm(is_char))
+    own = graph.add("Where", graph.add("Less", "sorted_ids", none), square, zero)
+    total = graph.add("ReduceSum", own, graph.constant([1]), keepdims=1)
+    if tables.first_char not in (0, tables.none):
+        is_token = graph.add("Less", "sorted_ids", first_char)
+        of_tokens = graph.add("Where", is_token, own, zero)
+        of_tokens = graph.add("ReduceSum", of_tokens, graph.constant([1]), keepdims=1)
+        total = graph.add("Where", is_token, of_tokens, graph.add("Sub", total, of_tokens))
+    # Where a text has no such feature, what pads its row is divided by it, and has a row of zeros in A.
+    return graph.add("Sqrt", graph.add("Max", total, tiny))
