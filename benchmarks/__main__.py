@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import corpus, gpu, limits, plots, report
-from benchmarks.contenders import CONTENDERS, FEW_ROWS, FOR_FEW_ROWS, SCALED
+from benchmarks.contenders import CONTENDERS, FEW_ROWS, FOR_FEW_ROWS, NGRAM_CONTENDERS, SCALED
 from benchmarks.convert import write
 from benchmarks.task import Task
 from job.device import usable_cores
@@ -62,9 +62,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, nargs="*", default=[], help="tokens, for time against tokens")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--contenders", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
+    every = [*CONTENDERS, *NGRAM_CONTENDERS]
+    parser.add_argument("--contenders", nargs="*", default=list(CONTENDERS), choices=every)
+    parser.add_argument(
+        "--ngrams", action="store_true", help="let those compete whose features are more than tokens"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "artifacts" / "benchmark")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.ngrams:
+        arguments.contenders = list(NGRAM_CONTENDERS)
+    return arguments
 
 
 def _task(folder: Path, named: str) -> Task:

@@ -24,10 +24,10 @@ NUM_BATCHED = 20 * BATCH
 def measure(name: str, folder: Path, num_threads: int) -> dict[str, Any]:
     """Everything that is measured of a contender."""
     begin = time.perf_counter()
-    from benchmarks.contenders import CONTENDERS
+    from benchmarks.contenders import CONTENDERS, NGRAM_CONTENDERS
     from benchmarks.task import Task
 
-    contender = CONTENDERS[name](num_threads)
+    contender = (CONTENDERS | NGRAM_CONTENDERS)[name](num_threads)
     imported = time.perf_counter()
     memory_before = peak_memory()
     task = Task(folder=folder)

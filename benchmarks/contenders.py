@@ -77,11 +77,11 @@ def _least_memory(record: dict[str, Any], *, model_bytes: int) -> int:
 class FastText:
     """`fasttext-community`: the maintained build of fastText's own code."""
 
-    def __init__(self, num_threads: int, *, epoch: int, lr: float, dim: int = 100) -> None:
+    def __init__(self, num_threads: int, *, dim: int = 100, **options: float) -> None:
         import fasttext
 
         self._fasttext = fasttext
-        self._options = {"epoch": epoch, "lr": lr, "dim": dim, "thread": num_threads, "verbose": 0}
+        self._options = {"dim": dim, "thread": num_threads, "verbose": 0, **options}
 
     def fit(self, task: Task, model: Path) -> dict[str, float]:
         """Trains from its own format and writes its binary model."""
@@ -164,6 +164,47 @@ class ScikitLearn:
         return found
 
 
+class ScikitLearnTfidf:
+    """tf-idf of words 1-2 and of characters 2-5 within words, in lower case, and logistic regression."""
+
+    def __init__(self, _num_threads: int) -> None:
+        import joblib
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline, make_union
+
+        self._dump = joblib.dump
+        self._pipeline = make_pipeline(
+            make_union(
+                TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+                TfidfVectorizer(ngram_range=(2, 5), sublinear_tf=True, analyzer="char_wb"),
+            ),
+            LogisticRegression(C=10, max_iter=100),
+        )
+
+    def fit(self, task: Task, model: Path) -> dict[str, float]:
+        """Reads the TSV in Python and pickles the pipeline."""
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._pipeline.fit(*task.rows("train"))
+        self._dump(self._pipeline, model)
+        return {}
+
+    def predict(self, texts: list[str]) -> list[int]:
+        """By the pipeline that was fitted."""
+        found: list[int] = self._pipeline.predict(texts).tolist()
+        return found
+
+
+def _recipe(name: str) -> dict[str, str]:
+    """The settings of a recipe, without their prefix."""
+    lines = (Path(__file__).parents[1] / "recipes" / f"{name}.env").read_text().splitlines()
+    pairs = [line.removeprefix("BOW_").split("=", 1) for line in lines if line.startswith("BOW_")]
+    return {name: value for name, value in pairs}
+
+
 CONTENDERS: dict[str, Callable[[int], Contender]] = {
     "bowsprit": lambda threads: Bowsprit(threads),
     "bowsprit, 1 epoch": lambda threads: Bowsprit(threads, EPOCHS="1", LEARNING_RATE="0.5"),
@@ -181,6 +222,22 @@ CONTENDERS: dict[str, Callable[[int], Contender]] = {
     "sklearn logistic": lambda threads: ScikitLearn(threads, classifier="logistic"),
 }
 """By name; each is made with the number of threads that it may use."""
+
+NGRAM_CONTENDERS: dict[str, Callable[[int], Contender]] = {
+    "bowsprit, intents": lambda threads: Bowsprit(threads, **_recipe("intents")),
+    "bowsprit, topics": lambda threads: Bowsprit(threads, **_recipe("topics")),
+    "bowsprit, language-id": lambda threads: Bowsprit(threads, **_recipe("language-id")),
+    "bowsprit, language-id, few parts": lambda threads: Bowsprit(
+        threads,
+        **_recipe("language-id")
+        | {"CHAR_NGRAMS": "1-3", "MAX_CHAR_NGRAMS": "5000", "MIN_CHAR_NGRAM_COUNT": "50", "EPOCHS": "1"}
+        | {"MAX_VOCABULARY": "1000", "WEIGHTING": "binary"},
+    ),
+    "fasttext wordNgrams 2": lambda threads: FastText(threads, epoch=50, lr=0.5, wordNgrams=2),
+    "fasttext subwords 1-4": lambda threads: FastText(threads, epoch=5, lr=0.5, minn=1, maxn=4, dim=16),
+    "sklearn tf-idf": lambda threads: ScikitLearnTfidf(threads),
+}
+"""Those whose features are more than tokens: `--ngrams` has them compete instead."""
 
 FOR_FEW_ROWS = ("bowsprit, small steps",)
 """Those that are for few training rows, and are left out of larger tasks."""
