@@ -201,8 +201,7 @@ class ScikitLearnTfidf:
 def _recipe(name: str) -> dict[str, str]:
     """The settings of a recipe, without their prefix."""
     lines = (Path(__file__).parents[1] / "recipes" / f"{name}.env").read_text().splitlines()
-    pairs = [line.removeprefix("BOW_").split("=", 1) for line in lines if line.startswith("BOW_")]
-    return {name: value for name, value in pairs}
+    return dict(line.removeprefix("BOW_").split("=", 1) for line in lines if line.startswith("BOW_"))
 
 
 CONTENDERS: dict[str, Callable[[int], Contender]] = {

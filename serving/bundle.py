@@ -26,14 +26,17 @@ class FileNames:
     text_model: str = "model.onnx"
     """Text in: `text` string [N]; out: `log_probs` float32 [N, K] and `label` string [N]."""
     bow_model: str = "bow.onnx"
-    """Word counts in: `bow` float32 [N, V]; out: `log_probs` float32 [N, K]."""
+    """What each feature counts in: `bow` float32 [N, V], the word counts where nothing else was chosen; out:
+    `log_probs` float32 [N, K]."""
     torchscript: str = "model.ts"
-    """TorchScript: `forward(bow [N, V])` and `score(ids, offsets)`, with vocabulary.jsonl and labels.jsonl
-    as extra files."""
+    """TorchScript: `forward(bow [N, V])` and `score(ids, offsets)`, which takes `values` as well where
+    features are weighted; with vocabulary.jsonl and labels.jsonl as extra files."""
     weights: str = "weights.safetensors"
-    """The trained parameters: `weight` float32 [K, V] and `bias` float32 [K]."""
+    """The trained parameters: `weight` float32 [K, V] and `bias` float32 [K]; with `tfidf` also `idf` float32
+    [V]."""
     vocabulary: str = "vocabulary.jsonl"
-    """A token a line, as a JSON string; line i (from 0) is the word with id i."""
+    """A feature's name a line, as a JSON string; line i (from 0) is the feature with id i. A word n-gram has
+    spaces between its tokens, a character n-gram one before it."""
     labels: str = "labels.jsonl"
     """A label a line, as a JSON string, in the order of the log-probabilities."""
     golden: str = "golden.jsonl"
