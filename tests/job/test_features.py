@@ -1,5 +1,6 @@
 """Arrow's tokens are those of `str.split()`; tests/test_conformance.py has the model's as well."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -38,3 +39,17 @@ def test_a_part_of_an_array_has_its_own_tokens_alone(separator: str) -> None:
     assert tokens_of(part) == [["a", "b"], [], ["c"]]
     assert tokenize(part).counts.sum() == len(tokenize(part).codes)
     assert tokens_of(pa.array(texts).slice(2, 0)) == []
+
+
+@pytest.mark.parametrize("text", ["a ", "\U00035ff9 ", "b\u3000", "\xe9\t", "x\x1f", " "])
+@pytest.mark.parametrize("empty", [0, 2])
+def test_what_stands_in_memory_behind_the_last_text_decides_nothing(text: str, empty: int) -> None:
+    """If it failed, the same data would give other words from time to time: Arrow 26 reads on there."""
+    ends = [0, len(text.encode()), *[len(text.encode())] * empty]
+    for garbage in range(0x80, 0x100):
+        data = pa.py_buffer(text.encode() + bytes([garbage]) * 8)
+        texts = pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(np.array(ends, np.int32)), data)
+        block = tokenize(texts)
+        found = [block.dictionary[code].as_py() for code in block.codes]
+        assert [token for token in found if token != NO_TOKEN] == text.split()
+        assert len(block.offsets) == len(ends)

@@ -1,6 +1,7 @@
 """What the tests that install real parts share: a bundle, and environments of their own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,37 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
     environ = {"BOW_TRAIN_DATA": str(folder / "train.tsv"), "BOW_OUTPUT_DIR": str(folder / "artifacts")}
     return run(load_settings(environ | {"BOW_DEVICE": "cpu"}), Output(for_people=False))
+
+
+RECIPES = ("intents", "language-id", "topics")
+
+
+@pytest.fixture(scope="session")
+def recipe_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A bundle by each recipe, by its name, of texts in many scripts and cases."""
+    folder = tmp_path_factory.mktemp("recipes")
+    rows = [
+        f"{SCRIPTS[row % 16]} {SCRIPTS[row * 7 % 13].upper()}'s w{row % 97}!\tétiquette {row % 9}"
+        for row in range(2000)
+    ]
+    (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    bundles = {}
+    for name in RECIPES:
+        lines = (REPOSITORY / "recipes" / f"{name}.env").read_text().splitlines()
+        environ = dict(line.split("=", 1) for line in lines if line.startswith("BOW_"))
+        environ |= {"BOW_TRAIN_DATA": str(folder / "train.tsv"), "BOW_OUTPUT_DIR": str(folder)}
+        environ |= {"BOW_DEVICE": "cpu", "BOW_RUN_NAME": name}
+        bundles[name] = run(load_settings(environ), Output(for_people=False))
+    return bundles
+
+
+def has_installed(program: str, *, package: str) -> bool:
+    """Whether a program is here, or could be installed from one of Debian's packages."""
+    if shutil.which(program) is None and shutil.which("apt-get") is not None and os.geteuid() == 0:
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", package]
+        for command in (["apt-get", "update"], install):
+            subprocess.run(command, capture_output=True, check=False)
+    return shutil.which(program) is not None
 
 
 class Environment:

@@ -93,3 +93,42 @@ def test_the_oldest_promised_onnxruntime_gives_the_same_log_probs(tmp_path: Path
     text = " ".join(islice(cycle(parameters.vocabulary), 100_000))
     np.testing.assert_allclose(found["long"], reference.score([text]).log_probs[0], rtol=1e-5, atol=1e-5)
     assert (bundle / FILES.text_model).is_file()
+
+
+REPLAY = r"""
+import json, sys
+from pathlib import Path
+import numpy as np
+import onnxruntime as ort
+
+for name in sys.argv[1:]:
+    bundle = Path(name)
+    lines = (bundle / "golden.jsonl").read_text("utf-8").split("\n")
+    golden = [json.loads(line) for line in lines if line]
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    texts = [example["text"] for example in golden]
+    for batch in ([*texts, "", *texts * 7], *([text] for text in texts)):
+        log_probs, label = session.run(["log_probs", "label"], {"text": np.array(batch, dtype=object)})
+        for text, found, named in zip(batch, log_probs, label):
+            if text:
+                (example,) = [example for example in golden if example["text"] == text]
+                np.testing.assert_allclose(found, example["log_probs"], rtol=1e-5, atol=1e-5)
+                assert named == example["label"]
+    assert session.run(["label"], {"text": np.empty(0, dtype=object)})[0].shape == (0,)
+print(ort.__version__)
+"""
+
+
+@pytest.mark.parametrize("version", [OLDEST, "newest"])
+def test_the_recipes_models_replay_their_golden_examples(
+    tmp_path: Path, recipe_bundles: dict[str, Path], version: str
+) -> None:
+    """If it failed, n-grams would be other features in an onnxruntime that we promise."""
+    environment = Environment(tmp_path / "venv")
+    environment.install("onnxruntime" if version == "newest" else f"onnxruntime=={version}", "numpy>=2,<3")
+    (tmp_path / "replay.py").write_text(REPLAY)
+    done = environment.python(str(tmp_path / "replay.py"), *map(str, recipe_bundles.values()))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert version in ("newest", done.stdout.strip())
