@@ -62,7 +62,7 @@ def tokenize(texts: pa.StringArray, spec: FeatureSpec = PLAIN) -> TokenBlock:
 
 
 def _split_at_whitespace(texts: pa.StringArray) -> pa.ListArray:
-    # Arrow 26 reads on behind whitespace that ends a text, and where no UTF-8 follows takes it for no separator:
+    # Arrow 26 reads on behind whitespace that ends a text, and takes it for none where no UTF-8 follows:
     # so behind the last text, where anything may stand.
     return pc.utf8_split_whitespace(pa.concat_arrays([texts, pa.array(["end"])]))[:-1]
 

@@ -32,7 +32,8 @@ COMBINATIONS = [
 ]
 WEIGHTINGS = list(product(["count", "binary", "log", "tfidf"], ["none", "l2"]))
 
-CODE_POINTS = [point for point in range(1, 0x110000) if not 0xD800 <= point < 0xE000]
+CODE_POINTS = [point for point in range(1, 0x110000, 7) if not 0xD800 <= point < 0xE000]
+"""Some of them; tests/system/test_every_code_point.py takes all."""
 ALPHABET = [
     *"abcABC''\u2019\u2019_-.,",
     *("é", "É", "e\u0301", "İ", "i\u0307", "ß", "ẞ", "Σ", "ς", "σ", "ǅ", "ᏸ", "Ꮒ", "\u1c90", "ა", "𐐀", "𐐨"),
