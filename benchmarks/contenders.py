@@ -34,9 +34,9 @@ class Bowsprit:
 
     def fit(self, task: Task, model: Path) -> dict[str, float]:
         """A whole run."""
+        from job.environment import load_settings
         from job.output import Output
         from job.run import run
-        from job.settings import load_settings
 
         settings = self._settings | {
             "TRAIN_DATA": str(task.path("train", "tsv")),

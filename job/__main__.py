@@ -10,7 +10,8 @@ import structlog
 
 from job import log
 from job.cli import Command, help_text, parse, settings_table, version_text
-from job.settings import Settings, load_settings
+from job.environment import load_settings
+from job.settings import Settings
 from serving.errors import BowspritError, ExitCode, PlatformError
 
 

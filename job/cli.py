@@ -9,7 +9,8 @@ from importlib.metadata import version
 from itertools import zip_longest
 from typing import NoReturn
 
-from job.settings import Settings, env_name, kind, shown
+from job.setting_kinds import env_name, kind, shown
+from job.settings import Settings
 from serving.errors import ExitCode, SettingsError
 
 INDENT = 30

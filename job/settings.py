@@ -1,57 +1,34 @@
-"""Every setting of the job: its environment variable, default, range and meaning, and how it is read.
+"""Every setting of the job: its environment variable, default, range and meaning.
 
-`load_settings` is the one place that turns an environment into `Settings`; `--help`, the error messages and
-the manifest are all made from the fields below.
+`--help`, the error messages and the manifest are all made from the fields below; `job.environment` reads them.
 """
 
-import difflib
-import types
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from serving.errors import SettingsError
+from job.setting_kinds import (
+    PREFIX,
+    Count,
+    DataPath,
+    Form,
+    Mark,
+    Shaping,
+    Share,
+    Tolerance,
+    env_name,
+    unwrapped,
+)
 from serving.features import FeatureSpec
 
-PREFIX = "BOW_"
 TUTORIAL = "tutorial"
 """What BOW_TRAIN_DATA says for the sentences that are built in."""
-SERVING_PREFIX = "BOW_SERVE_"
-"""One ConfigMap may hold the job's and the server's variables: these are not the job's to judge."""
-
-
-class Mark(Enum):
-    """What else is known of a setting, beside its type."""
-
-    SHAPES_MODEL = auto()
-    """Another value gives another model: it names the run and stands in the manifest."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a setting's value is written, in words, where its type does not say it."""
-
-    words: str
-
-
-T = TypeVar("T")
-Shaping = Annotated[T, Mark.SHAPES_MODEL]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Tolerance = Annotated[float, Field(gt=0, le=1e-4)]
-DataPath = Annotated[str, Form("a file, a folder or a glob")]
 
 
 class Settings(BaseSettings):
-    """What one run does. Read from `BOW_*` variables by `load_settings`, and never changed afterwards."""
+    """What one run does. Read from `BOW_*` variables by `job.environment`, and never changed afterwards."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True, regex_engine="python-re"
@@ -268,25 +245,6 @@ class Settings(BaseSettings):
         return self
 
 
-def load_settings(environ: Mapping[str, str]) -> Settings:
-    """Read the `BOW_*` variables of `environ`; an empty or blank value counts as unset.
-
-    Raises `SettingsError` with one line for each problem found, so that one run shows them all. The rules
-    that tie settings together are checked once every setting is right on its own.
-    """
-    fields = {env_name(name): name for name in Settings.model_fields}
-    known = {name: value.strip() for name, value in environ.items() if name in fields}
-    problems = [_unknown(name, fields) for name in environ if _is_ours(name) and name not in fields]
-    try:
-        settings = Settings(**{fields[name]: value for name, value in known.items() if value})  # type: ignore[arg-type]
-    except ValidationError as error:
-        for details in error.errors():
-            problems += _problems(details)
-    if problems:
-        raise SettingsError("\n".join(problems))
-    return settings
-
-
 def feature_spec(settings: Settings) -> FeatureSpec:
     """The feature specification that the settings ask for."""
     shortest, _, longest = settings.char_ngrams.partition("-")
@@ -308,7 +266,7 @@ def shaping(settings: Settings) -> dict[str, str | int | float | bool | None]:
     return {
         name: getattr(settings, name)
         for name, field in Settings.model_fields.items()
-        if Mark.SHAPES_MODEL in _unwrapped(field)[1]
+        if Mark.SHAPES_MODEL in unwrapped(field)[1]
     }
 
 
@@ -317,97 +275,3 @@ def not_shaping(settings: Settings) -> dict[str, str | int | float | bool | None
     shaping_names = shaping(settings).keys()
     values = {name: getattr(settings, name) for name in Settings.model_fields if name not in shaping_names}
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def env_name(name: str) -> str:
-    """The environment variable of the field `name`."""
-    return PREFIX + name.upper()
-
-
-def kind(field: FieldInfo) -> str:
-    """What a field accepts, in words: `a whole number, at least 1`."""
-    type_, notes = _unwrapped(field)
-    for note in notes:
-        if isinstance(note, Form):
-            return note.words
-    if get_origin(type_) is Literal:
-        return "one of " + ", ".join(get_args(type_))
-    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
-    return ", ".join([names[type_], *filter(None, [_range(notes)])])
-
-
-def shown(name: str, value: object) -> str:
-    """A variable's value as it may appear in a message or a log: cut when long, hidden when secret."""
-    if {"SECRET", "TOKEN", "PASSWORD", "KEY"} & set(name.upper().split("_")):
-        return "hidden"
-    match value:
-        case None:
-            return "not set"
-        case bool():
-            return str(value).lower()
-        case _:
-            text = str(value)
-            return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _is_ours(name: str) -> bool:
-    return name.upper().startswith(PREFIX) and not name.upper().startswith(SERVING_PREFIX)
-
-
-def _unknown(name: str, known: Mapping[str, str]) -> str:
-    # The prefix is left out: with it, every name would look much like every other.
-    nearest = difflib.get_close_matches(
-        name.upper().removeprefix(PREFIX), [other.removeprefix(PREFIX) for other in known], n=1, cutoff=0.5
-    )
-    advice = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "unset it"
-    return f"{name}: there is no such setting; {advice} (python -m job --help lists all settings)"
-
-
-def _problems(details: ErrorDetails) -> list[str]:
-    """The lines for one error of pydantic's, in this project's words."""
-    if not details["loc"]:  # from `_settings_agree`, which words its own
-        return str(details["ctx"]["error"]).splitlines()
-    field = Settings.model_fields[str(details["loc"][0])]
-    name = env_name(str(details["loc"][0]))
-    examples = [shown(name, example) for example in field.examples or []]
-    if details["type"] == "missing":
-        return [
-            f"{name}: expected {kind(field)}; found nothing; set for example {name}={examples[0]}, "
-            f"or {name}=tutorial to try the job out"
-        ]
-    advice = (
-        f"set for example {name}={examples[0]}, or unset it"
-        if field.default is None
-        else f"set for example {name}={shown(name, field.default)}, the default"
-    )
-    return [f"{name}: expected {kind(field)}; found {shown(name, details['input'])!r}; {advice}"]
-
-
-def _unwrapped(field: FieldInfo) -> tuple[Any, list[Any]]:
-    """The type inside `Annotated[...]` and `... | None`, and all that was annotated on the way to it."""
-    type_, notes = field.annotation, list(field.metadata)
-    while True:
-        if get_origin(type_) is Annotated:
-            type_, *more = get_args(type_)
-            notes += [
-                part for note in more for part in (note.metadata if isinstance(note, FieldInfo) else [note])
-            ]
-        elif get_origin(type_) in (Union, types.UnionType):
-            (type_,) = [part for part in get_args(type_) if part is not type(None)]
-        else:
-            return type_, notes
-
-
-def _range(notes: list[Any]) -> str:
-    words = []
-    for note in notes:
-        match note:
-            case Ge(ge=low):
-                words.append(f"at least {low}")
-            case Gt(gt=low):
-                words.append(f"above {low}")
-            case Le(le=high):
-                words.append(f"at most {high}")
-            case Lt(lt=high):
-                words.append(f"below {high}")
-    return ", ".join(words)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks import report
 from job.metrics import LabelMetrics
-from job.settings import Settings, env_name, kind, shown
+from job.setting_kinds import env_name, kind, shown
+from job.settings import Settings
 from serving.bundle import FileNames, MetricsSummary
 from serving.errors import ExitCode
 

@@ -10,11 +10,11 @@ from job import batch_stores
 from job.bags import Bags, concatenate
 from job.batch_stores import BatchesOnTheirWay, kept
 from job.device import Device, choose_device
+from job.environment import load_settings
 from job.model import BowClassifier
 from job.optimizer import Optimizer, OptimizerName
 from job.output import Output
 from job.run import run
-from job.settings import load_settings
 from job.trainer import Plan, evaluate, finish, start, train
 from serving.parity import check
 from serving.verify import verify

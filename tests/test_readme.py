@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from job.environment import load_settings
 from job.output import Output
 from job.run import run
-from job.settings import Settings, env_name, load_settings
+from job.setting_kinds import env_name
+from job.settings import Settings
 from tests.readme import MARKED, README, with_tables
 
 REPOSITORY = Path(__file__).parents[1]

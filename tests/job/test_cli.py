@@ -5,7 +5,9 @@ import sys
 import pytest
 
 from job.cli import Command, help_text, parse, settings_table, version_text
-from job.settings import Settings, env_name, load_settings
+from job.environment import load_settings
+from job.setting_kinds import env_name
+from job.settings import Settings
 from serving.errors import ExitCode, SettingsError
 
 

@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from job.defaults import LEARNING_RATES, MAX_BATCH_SIZE, choose, complete
+from job.environment import load_settings
 from job.optimizer import NUM_SLOTS
-from job.settings import load_settings
 
 
 def test_each_choice_is_possible_whatever_the_number_of_rows() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from job.environment import load_settings
 from job.output import Output
 from job.run import run
-from job.settings import load_settings
 from serving.bundle import FILES, open_bundle
 from serving.errors import DataError, ParityError, SettingsError, TrainingError
 from serving.parity import check

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from job.settings import Settings, env_name, kind, load_settings, shaping, shown
+from job.environment import load_settings
+from job.setting_kinds import env_name, kind, shown
+from job.settings import Settings, shaping
 from serving.errors import ExitCode, SettingsError
 
 REPOSITORY = Path(__file__).parents[2]

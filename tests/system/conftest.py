@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from job.environment import load_settings
 from job.output import Output
 from job.run import run
-from job.settings import load_settings
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = [

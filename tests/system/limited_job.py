@@ -11,9 +11,9 @@ import threading
 import time
 from pathlib import Path
 
+from job.environment import load_settings
 from job.output import Output
 from job.run import run
-from job.settings import load_settings
 from serving.errors import BowspritError
 
 
