@@ -1,6 +1,6 @@
 """Every setting of the job: its environment variable, default, range and meaning.
 
-`--help`, the error messages and the manifest are all made from the fields below; `job.environment` reads them.
+`--help`, the error messages and the manifest are made from the fields below; `job.environment` reads them.
 """
 
 from pathlib import Path

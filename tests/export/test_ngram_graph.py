@@ -29,7 +29,8 @@ SPECS = {
 
 
 def parameters_of(texts: Sequence[str], num_labels: int, spec: FeatureSpec) -> Parameters:
-    names = sorted({name for text in texts for name in features(text, spec)}, key=lambda name: name[0] == " ")
+    names = list(dict.fromkeys(name for text in texts for name in features(text, spec)))
+    names.sort(key=lambda name: name[0] == " ")
     generator = np.random.default_rng(0)
     return Parameters(
         weight=generator.standard_normal((num_labels, len(names))).astype(np.float32),
