@@ -17,7 +17,7 @@ from job.numbering import Numbering
 from job.raw_corpus import RawCorpus
 from serving.features import PLAIN, FeatureSpec
 
-MIN_WAITING = 1 << 21
+MIN_WAITING = 1 << 20
 """Entries of the blocks' dictionaries that are waited for at least."""
 
 
