@@ -28,15 +28,26 @@ def text_model_bytes(token_bytes: npt.NDArray[np.int64], labels: Sequence[str]) 
 
 
 def check_size(
-    token_bytes: npt.NDArray[np.int64], labels: Sequence[str], *, max_bytes: int = MAX_BYTES
+    token_bytes: npt.NDArray[np.int64],
+    labels: Sequence[str],
+    *,
+    table_bytes: int = 0,
+    max_bytes: int = MAX_BYTES,
 ) -> None:
     """Refuses a model that is too large for one ONNX file.
 
-    Raises SettingsError that names the vocabulary size that fits.
+    table_bytes: of what finds n-grams. Raises SettingsError that names the number of features that fits.
     """
-    sizes = text_model_bytes(token_bytes, labels)
+    sizes = text_model_bytes(token_bytes, labels) + table_bytes
     if sizes[-1] <= max_bytes:
         return
+    if table_bytes:
+        raise SettingsError(
+            f"BOW_MAX_CHAR_NGRAMS: {len(token_bytes):,} features for {len(labels):,} labels make a model of "
+            f"about {int(sizes[-1]):,} bytes, and an ONNX file holds at most {max_bytes:,}; set it, "
+            "BOW_MAX_WORD_NGRAMS and BOW_MAX_VOCABULARY to about "
+            f"{int(len(token_bytes) * max_bytes / sizes[-1]):,} features in all"
+        )
     fitting = int(np.searchsorted(sizes, max_bytes, side="right")) - 1
     if fitting < 1:
         raise SettingsError(

@@ -42,6 +42,8 @@ class Prepared:
     """How texts become features."""
     idf: Float32 | None
     """Of every feature, [V]; None where the weighting needs none."""
+    table_bytes: int
+    """What finds the features in `model.onnx` takes, where they are not the tokens of `str.split()`."""
 
     @property
     def token_bytes(self) -> npt.NDArray[np.int64]:
@@ -91,7 +93,14 @@ def prepare(
         idf = inverse_document_frequencies(corpora["train"], len(vocabulary))
     first_char = len(vocabulary) if tables is None else tables.first_char
     corpora = {use: replace(each, spec=spec, first_char=first_char, idf=idf) for use, each in corpora.items()}
-    return Prepared(vocabulary=vocabulary, corpora=corpora, num_tokens=num_tokens, spec=spec, idf=idf)
+    return Prepared(
+        vocabulary=vocabulary,
+        corpora=corpora,
+        num_tokens=num_tokens,
+        spec=spec,
+        idf=idf,
+        table_bytes=0 if tables is None else tables.num_bytes() + 4 * (len(vocabulary) + 1),  # and the idf
+    )
 
 
 def choose_features(train: RawCorpus, spec: FeatureSpec, limits: FeatureLimits) -> Vocabulary:

@@ -64,7 +64,7 @@ def run(settings: Settings, output: Output) -> Path:
     with clock.stage("encode"):
         prepared = _prepare(settings, inputs)
     output.prepared(prepared, inputs.label_names)
-    check_size(prepared.token_bytes, inputs.label_names)
+    check_size(prepared.token_bytes, inputs.label_names, table_bytes=prepared.table_bytes)
 
     with device_errors(device):
         model = _initialize(settings, inputs, prepared)

@@ -146,6 +146,14 @@ class Tables:
             found[name] = numbers.tolist(), range(1, len(numbers) + 1)
         return found
 
+    def num_bytes(self) -> int:
+        """What the arrays and lookups take in an ONNX file at most, and less than twice what they take."""
+        # A key of text has a tag and a length; a whole number takes ten bytes and a tag, a value five.
+        return sum(array.nbytes for array in self.arrays(None).values()) + sum(
+            sum(len(key) + 6 if isinstance(key, bytes) else 11 for key in keys) + 6 * len(keys)
+            for keys, _ in self.lookups().values()
+        )
+
     def _named_levels(self) -> Iterator[tuple[str, Level]]:
         for kind, levels in (("words", self.word_levels), ("characters", self.char_levels)):
             for length, level in enumerate(levels, 2):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from export.chunks import MAX_BLOCK, MAX_CHUNK, SHORT_TEXT, Chunking
+from export.limits import GRAPH_BYTES, check_size, text_model_bytes
+from serving.errors import SettingsError
 from serving.features import FeatureSpec, features
 from serving.verify import reference_of
 from serving.weights import Parameters
@@ -109,3 +111,18 @@ def test_chunks_keep_within_the_limits(num_labels: int, ids_per_byte: int) -> No
         (chunking.medium_size, chunking.medium_bytes),
     ):
         assert size == 1 or size * ids_per_byte * (length + 2) <= chunking.block
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_size_of_the_file_is_known_before_training(spec: FeatureSpec) -> None:
+    """If it failed, a model too large for one file would be refused after training, hours later."""
+    parameters = parameters_of([" ".join(WORDS)], 3, spec)
+    assert parameters.tables is not None
+    token_bytes = np.array([len(name.encode()) for name in parameters.vocabulary])
+    table_bytes = parameters.tables.num_bytes() + 4 * (len(token_bytes) + 1)
+    own = len(text_file(parameters).to_bytes())
+    most = int(text_model_bytes(token_bytes, parameters.labels)[-1]) + table_bytes
+    assert own <= most < 2 * own + GRAPH_BYTES
+    check_size(token_bytes, parameters.labels, table_bytes=table_bytes, max_bytes=most)
+    with pytest.raises(SettingsError, match=r"BOW_MAX_CHAR_NGRAMS: .* features in all"):
+        check_size(token_bytes, parameters.labels, table_bytes=table_bytes, max_bytes=most - 1)

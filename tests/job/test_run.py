@@ -177,8 +177,8 @@ def test_a_model_too_large_for_one_file_is_refused_before_training(
     """If it failed, hours of training would end in a file that cannot be written."""
     from export import limits
 
-    def smaller(token_bytes: Any, labels: Any) -> None:
-        limits.check_size(token_bytes, labels, max_bytes=limits.GRAPH_BYTES + 800)
+    def smaller(token_bytes: Any, labels: Any, *, table_bytes: int) -> None:
+        limits.check_size(token_bytes, labels, table_bytes=table_bytes, max_bytes=limits.GRAPH_BYTES + 800)
 
     monkeypatch.setattr("job.run.check_size", smaller)
     monkeypatch.setattr("job.run.learn", lambda *_, **__: pytest.fail("training began"))
