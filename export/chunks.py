@@ -24,8 +24,17 @@ MAX_WIDTH = 255
 MAX_BLOCK = 1 << 16
 """Ids that are gathered at once, at most: with few labels the memory would allow millions, and then no text
 of the parity ladder would be long enough to come to the blocks."""
+ROW_ENDS = 4
+"""Places that a text takes beyond one for each of its code points, where features are n-grams."""
 SHORT_TEXT = 200
 """Bytes that a text in a full chunk may have at least, where features are n-grams."""
+
+
+CHUNKS: dict[str, tuple[int, list[int | str]]] = {
+    "chunks": (TensorProto.INT64, ["m", "s"]),
+    "texts": (TensorProto.STRING, ["t"]),
+}
+"""The texts of m chunks, as places among some texts: an empty one stands in those after the last."""
 
 
 def at_most_bytes(limit: int) -> str:
@@ -67,10 +76,10 @@ class Chunking:
 
     @classmethod
     def of_ngrams(cls, num_labels: int, ids_per_byte: int) -> "Chunking":
-        """The same where each byte of a text, and each of its two ends, may begin so many features."""
+        """The same where each byte of a text, and each of `ROW_ENDS`, may have so many features."""
         cells = min(MAX_BLOCK, max(1, MEMORY_LIMIT // (BYTES_PER_WEIGHT * num_labels)))
-        size = min(MAX_CHUNK, max(1, cells // (ids_per_byte * (SHORT_TEXT + 2))))
-        return cls._of(size, max(1, cells // (ids_per_byte * size) - 2), cells)
+        size = min(MAX_CHUNK, max(1, cells // (ids_per_byte * (SHORT_TEXT + ROW_ENDS))))
+        return cls._of(size, max(1, cells // (ids_per_byte * size) - ROW_ENDS), cells)
 
     @classmethod
     def _of(cls, size: int, short_bytes: int, cells: int) -> "Chunking":
@@ -83,45 +92,64 @@ def matches_all(graph: Graph, texts: str, pattern: str) -> str:
     return graph.add("ReduceMin", graph.add("RegexFullMatch", texts, pattern=pattern), keepdims=1)
 
 
-def add_size_by_length(graph: Graph, chunking: Chunking, output: str) -> None:
-    """How many of the texts a chunk takes, by the longest of them: int64 [1]; of one text, one."""
-    several, one = Graph(f"{graph.prefix}several/"), Graph(f"{graph.prefix}one/")
-    one.add("Identity", one.constant([1]), output=f"{one.prefix}{output}")
-    # An empty string is put beside the texts, since a minimum over none is not defined.
-    texts = several.add("Concat", "text", several.constant(np.array([""], dtype=object)), axis=0)
-    short = matches_all(several, texts, at_most_bytes(chunking.short_bytes))
-    medium = matches_all(several, texts, at_most_bytes(chunking.medium_bytes))
-    longer = several.add("Where", medium, several.constant([chunking.medium_size]), several.constant([1]))
-    most = several.add("Where", short, several.constant([chunking.size]), longer)
-    smallest = several.add("Min", several.add("Shape", "text"), most)
-    several.add("Max", several.constant([1]), smallest, output=f"{several.prefix}{output}")
+def add_chunks_by_length(graph: Graph, chunking: Chunking) -> None:
+    """The outputs `CHUNKS`, with chunks as large as the longest of the texts allows."""
+    one, several = Graph(f"{graph.prefix}one/"), Graph(f"{graph.prefix}several/")
+    one.add("Identity", one.constant([[0]]), output=f"{one.prefix}chunks")
+    one.add("Identity", "text", output=f"{one.prefix}texts")
+    _add_several_chunks(several, chunking)
     graph.add_if(
         graph.add("Equal", graph.add("Size", "text"), graph.constant(1)),
         then=one,
         otherwise=several,
-        outputs={output: (TensorProto.INT64, [1])},
+        outputs=CHUNKS,
     )
 
 
-def add_chunks(graph: Graph, body: Graph, num_labels: int) -> None:
-    """`log_probs`, float32 [N, K], by a body that `chunk_body` began and `add_log_probs` ended."""
-    num_texts = graph.add("Shape", "text")  # [1]
-    last = graph.add("Sub", "size", graph.constant([1]))
-    num_chunks = graph.add("Div", graph.add("Add", num_texts, last), "size")
+def _add_several_chunks(graph: Graph, chunking: Chunking) -> None:
+    """The same for any number of texts; for none, one chunk of one empty text."""
+    one = graph.constant([1])
+    empty = graph.constant(np.array([""], dtype=object))
+    texts = graph.add("Concat", "text", empty, axis=0, output=f"{graph.prefix}texts")
+    short = matches_all(graph, texts, at_most_bytes(chunking.short_bytes))
+    medium = matches_all(graph, texts, at_most_bytes(chunking.medium_bytes))
+    longer = graph.add("Where", medium, graph.constant([chunking.medium_size]), one)
+    most = graph.add("Where", short, graph.constant([chunking.size]), longer)
+    num_texts = graph.add("Shape", "text")
+    number = graph.add("Max", _quotient(graph, num_texts, most), one)
+    # The chunks are of one size, so that no more places are left over than there are chunks.
+    size = graph.add("Max", _quotient(graph, num_texts, number), one)
+    end = graph.add("Squeeze", graph.add("Mul", number, size))
+    places = graph.add("Min", graph.add("Range", graph.constant(0), end, graph.constant(1)), num_texts)
+    shape = graph.add("Concat", number, size, axis=0)
+    graph.add("Reshape", places, shape, output=f"{graph.prefix}chunks")
+
+
+def _quotient(graph: Graph, dividend: str, divisor: str) -> str:
+    """Rounded up."""
+    rest = graph.add("Sub", divisor, graph.constant([1]))
+    return graph.add("Div", graph.add("Add", dividend, rest), divisor)
+
+
+def add_loop(graph: Graph, body: Graph, num_labels: int) -> None:
+    """`log_probs`, float32 [N, K], by a body that `chunk_body` began and `add_log_probs` ended.
+
+    It goes through the `CHUNKS`.
+    """
     chunks = graph.add(
         "Loop",
-        graph.add("Squeeze", num_chunks),
+        graph.add("Squeeze", graph.add("Shape", "chunks", end=1)),
         "",
         body=body.build(
             inputs=[value("chunk/index", TensorProto.INT64, []), value("chunk/go", TensorProto.BOOL, [])],
             outputs=[
                 value("chunk/go_on", TensorProto.BOOL, []),
-                value("chunk/log_probs", TensorProto.FLOAT, ["c", num_labels]),
+                value("chunk/log_probs", TensorProto.FLOAT, ["s", num_labels]),
             ],
         ),
-    )  # [num_chunks, size, K]
+    )  # [m, s, K]
     rows = graph.add("Reshape", chunks, graph.constant([-1, num_labels]))
-    graph.add("Slice", rows, graph.constant([0]), num_texts, output="log_probs")
+    graph.add("Slice", rows, graph.constant([0]), graph.add("Shape", "text"), output="log_probs")
 
 
 def chunk_body() -> Graph:
@@ -130,85 +158,95 @@ def chunk_body() -> Graph:
 
 
 def add_chunk_texts(graph: Graph) -> str:
-    """The texts of the chunk: string [c], c > 0."""
-    start = graph.add("Mul", graph.add("Reshape", "chunk/index", graph.constant([1])), "size")
-    return graph.add("Slice", "text", start, graph.add("Add", start, "size"))
+    """The texts of the chunk: string [s], s > 0."""
+    return graph.add("Gather", "texts", graph.add("Gather", "chunks", "chunk/index"))
 
 
-def add_log_probs(body: Graph, ids: str, values: str | None, chunking: Chunking, num_labels: int) -> None:
-    """Ends the body with the log-probabilities of its c texts, [size, K]; rows past the last are padding.
+@dataclass(frozen=True, kw_only=True)
+class Weighted:
+    """The features of c texts, and what each counts."""
 
-    ids: [c, T], V in places without a feature. values: what each of them counts, float64 [c, T]; None where
-    each counts once. Where c * T is more than a block, c is 1.
+    ids: str
+    """[c, T]: V in places without a feature."""
+    values: str | None = None
+    """What each of them counts in each of G groups: float64 [c, G, T]; None where each counts once."""
+    num_groups: int = 0
+    """G."""
+    norms: str | None = None
+    """What the sums of each group are divided by: float64 [c, G, 1]; None for nothing."""
+
+    def shape_of_sums(self, num_labels: int) -> list[int]:
+        """That of one text's sums: [K], or [G, K]."""
+        return [self.num_groups, num_labels] if self.num_groups else [num_labels]
+
+
+def add_log_probs(body: Graph, features: Weighted, chunking: Chunking, num_labels: int) -> None:
+    """Ends the body with the log-probabilities of its c texts, [c, K].
+
+    Where c * T is more than a block, c is 1.
     """
     at_once = Graph("at_once/")
-    at_once.add("Identity", _weighted_sum(at_once, ids, values, axis=1), output="at_once/sums")
+    _add_weighted_sum(at_once, features.ids, features.values, "at_once/sums")
     in_blocks = Graph("in_blocks/")
-    _sum_in_blocks(in_blocks, ids, values, chunking.block, num_labels)
-    body.add_if(
-        body.add("LessOrEqual", body.add("Size", ids), body.constant(chunking.block)),
+    _sum_in_blocks(in_blocks, features, chunking.block, num_labels)
+    (sums,) = body.add_if(
+        body.add("LessOrEqual", body.add("Size", features.ids), body.constant(chunking.block)),
         then=at_once,
         otherwise=in_blocks,
-        outputs={"sums": (TensorProto.DOUBLE, ["c", num_labels])},
+        outputs={"sums": (TensorProto.DOUBLE, ["c", *features.shape_of_sums(num_labels)])},
     )
-    log_probs = _normalize(body, "sums")
-    missing = body.add("Sub", "size", body.add("Shape", log_probs, end=1))
-    zero = body.constant([0])
-    body.add(
-        "Pad", log_probs, body.add("Concat", zero, zero, missing, zero, axis=0), output="chunk/log_probs"
-    )
+    if features.norms is not None:
+        sums = body.add("Div", sums, features.norms)
+    if features.num_groups:
+        sums = body.add("ReduceSum", sums, body.constant([1]), keepdims=0)
+    _add_log_softmax(body, sums, "chunk/log_probs")
     body.add("Identity", "chunk/go", output="chunk/go_on")
 
 
-def _sum_in_blocks(graph: Graph, ids: str, values: str | None, block: int, num_labels: int) -> None:
-    """The sums of the rows of one text, ids [1, T], in a Loop over blocks of its ids: [1, K]."""
-    flat = graph.constant([-1])
-    row = graph.add("Reshape", ids, flat)
-    row_values = None if values is None else graph.add("Reshape", values, flat)
-    num_ids = graph.add("Size", ids)
+def _sum_in_blocks(graph: Graph, features: Weighted, block: int, num_labels: int) -> None:
+    """The sums of the rows of one text, ids [1, T], in a Loop over blocks of its ids: [1, K] or [1, G, K]."""
+    shape = [1, *features.shape_of_sums(num_labels)]
+    num_ids = graph.add("Size", features.ids)
     num_blocks = graph.add("Div", graph.add("Add", num_ids, graph.constant(block - 1)), graph.constant(block))
     body = Graph("block/")
     start = body.add("Reshape", body.add("Mul", "block/index", body.constant(block)), body.constant([1]))
     end = body.add("Add", start, body.constant([block]))
-    part = body.add("Slice", row, start, end)
-    part_values = None if row_values is None else body.add("Slice", row_values, start, end)
-    body.add(
-        "Add",
-        "block/sums",
-        body.add("Unsqueeze", _weighted_sum(body, part, part_values, axis=0), body.constant([0])),
-        output="block/sums_out",
-    )
+    last = body.constant([-1])
+    ids = body.add("Slice", features.ids, start, end, last)
+    values = features.values and body.add("Slice", features.values, start, end, last)
+    _add_weighted_sum(body, ids, values, "block/own")
+    body.add("Add", "block/sums", "block/own", output="block/sums_out")
     body.add("Identity", "block/go", output="block/go_on")
     graph.add(
         "Loop",
         num_blocks,
         "",
-        graph.constant(np.zeros((1, num_labels))),
+        graph.constant(np.zeros(shape)),
         output="in_blocks/sums",
         body=body.build(
             inputs=[
                 value("block/index", TensorProto.INT64, []),
                 value("block/go", TensorProto.BOOL, []),
-                value("block/sums", TensorProto.DOUBLE, [1, num_labels]),
+                value("block/sums", TensorProto.DOUBLE, shape),
             ],
             outputs=[
                 value("block/go_on", TensorProto.BOOL, []),
-                value("block/sums_out", TensorProto.DOUBLE, [1, num_labels]),
+                value("block/sums_out", TensorProto.DOUBLE, shape),
             ],
         ),
     )
 
 
-def _weighted_sum(graph: Graph, ids: str, values: str | None, *, axis: int) -> str:
-    """The rows of A that the ids name, times their values, summed over an axis of the ids in float64."""
-    rows = graph.add("Cast", graph.add("Gather", "weight", ids), to=TensorProto.DOUBLE)
+def _add_weighted_sum(graph: Graph, ids: str, values: str | None, output: str) -> None:
+    """The rows of A that the ids name, times their values, summed in float64: [c, K] or [c, G, K]."""
+    rows = graph.add("Cast", graph.add("Gather", "weight", ids), to=TensorProto.DOUBLE)  # [c, T, K]
     if values is None:
-        return graph.add("ReduceSum", rows, graph.constant([axis]), keepdims=0)
-    weights = graph.add("Unsqueeze", values, graph.constant([axis]))
-    return graph.add("Squeeze", graph.add("MatMul", weights, rows), graph.constant([axis]))
+        graph.add("ReduceSum", rows, graph.constant([1]), keepdims=0, output=output)
+    else:
+        graph.add("MatMul", values, rows, output=output)
 
 
-def _normalize(graph: Graph, sums: str) -> str:
+def _add_log_softmax(graph: Graph, sums: str, output: str) -> None:
     """log softmax(sums + b), float32 [n, K], of float64 sums.
 
     The largest logit is taken off in float64; what is left loses no more than its last bit in float32,
@@ -217,4 +255,4 @@ def _normalize(graph: Graph, sums: str) -> str:
     logits = graph.add("Add", sums, "bias")
     largest = graph.add("ReduceMax", logits, graph.constant([1]), keepdims=1)
     shifted = graph.add("Cast", graph.add("Sub", logits, largest), to=TensorProto.FLOAT)
-    return graph.add("LogSoftmax", shifted, axis=1)
+    graph.add("LogSoftmax", shifted, axis=1, output=output)

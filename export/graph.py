@@ -38,8 +38,8 @@ class Graph:
         then: "Graph",
         otherwise: "Graph",
         outputs: Mapping[str, tuple[int, Sequence[int | str]]],
-    ) -> None:
-        """Adds an If; each branch names its outputs as the branch's prefix and the output.
+    ) -> list[str]:
+        """Adds an If and returns its outputs' names: in each graph its prefix and the output's own.
 
         outputs: the dtype and shape of each.
         """
@@ -47,9 +47,9 @@ class Graph:
         def branch(of: "Graph") -> GraphProto:
             return of.build([value(of.prefix + name, *kind) for name, kind in outputs.items()])
 
-        self.add(
-            "If", condition, output=list(outputs), then_branch=branch(then), else_branch=branch(otherwise)
-        )
+        names = [self.prefix + name for name in outputs]
+        self.add("If", condition, output=names, then_branch=branch(then), else_branch=branch(otherwise))
+        return names
 
     def constant(self, value: npt.ArrayLike) -> str:
         """Adds a constant: bool, int64, float32 or float64, by the dtype that numpy gives the value."""

@@ -15,11 +15,13 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto
 
 from export.chunks import (
+    CHUNKS,
     Chunking,
+    Weighted,
     add_chunk_texts,
-    add_chunks,
+    add_chunks_by_length,
     add_log_probs,
-    add_size_by_length,
+    add_loop,
     chunk_body,
     matches_all,
 )
@@ -41,21 +43,22 @@ def add(main: Graph, num_labels: int) -> None:
     chunking = Chunking.of_tokens(num_labels)
     _add_fast_tokens(main, chunking)
     whole, cut = Graph("whole/"), Graph("cut/")
-    whole.add("Shape", "text", output="whole/size")
-    add_size_by_length(cut, chunking, "cut/size")
-    main.add_if("is_fast", then=whole, otherwise=cut, outputs={"size": (TensorProto.INT64, [1])})
+    whole.add("Identity", whole.constant([[0]]), output="whole/chunks")  # one chunk, and its tokens are there
+    whole.add("Identity", whole.constant(np.array([""], dtype=object)), output="whole/texts")
+    add_chunks_by_length(cut, chunking)
+    main.add_if("is_fast", then=whole, otherwise=cut, outputs=CHUNKS)
     body = chunk_body()
     split = Graph("split/")
     split.add("Identity", "tokens", output="split/chunk_tokens")
-    body.add_if(
+    (tokens,) = body.add_if(
         "is_fast",
         then=split,
         otherwise=_tokenized_chunk(),
         outputs={"chunk_tokens": (TensorProto.STRING, ["c", "t"])},
     )
-    ids = body.add("LabelEncoder", "chunk_tokens", domain="ai.onnx.ml")
-    add_log_probs(body, ids, None, chunking, num_labels)
-    add_chunks(main, body, num_labels)
+    ids = body.add("LabelEncoder", tokens, domain="ai.onnx.ml")
+    add_log_probs(body, Weighted(ids=ids), chunking, num_labels)
+    add_loop(main, body, num_labels)
 
 
 def fill_lookups(graph: GraphProto, vocabulary: Sequence[str]) -> None:

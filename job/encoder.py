@@ -14,7 +14,7 @@ from job.features import NO_TOKEN
 from job.ngrams import token_sequences, with_edges
 from job.sequences import Int64, numbers_of
 from job.vocabulary import Vocabulary
-from serving.lookup import BOUNDARY, UNKNOWN, Tables
+from serving.lookup import BOUNDARY, NO_NUMBER, Tables
 
 Rows = tuple[Ids, Numbers]
 """Ids, and the offsets of n rows."""
@@ -49,7 +49,7 @@ class NgramEncoder:
         self._is_token = pc.not_equal(tokens, NO_TOKEN).to_numpy(zero_copy_only=False)
         known, numbers = list(tables.token_numbers), list(tables.token_numbers.values())
         places = pc.index_in(tokens, value_set=pa.array(known, pa.string())).fill_null(-1)
-        self._numbers = np.array([*numbers, UNKNOWN])[np.append(places.to_numpy(zero_copy_only=False), -1)]
+        self._numbers = np.array([*numbers, NO_NUMBER])[np.append(places.to_numpy(zero_copy_only=False), -1)]
         self._tables = tables
         self._char_ids, self._char_offsets = _char_features(tokens, tables)
 
@@ -100,23 +100,28 @@ def _known(ids: Ids, offsets: Numbers, is_known: npt.NDArray[np.bool_]) -> Rows:
 
 def _char_features(tokens: pa.StringArray, tables: Tables) -> tuple[Ids, Int64]:
     """The character n-grams of each token that are features; the offsets: of D tokens and a dropped one."""
+    if tables.char_grams is None:
+        return np.empty(0, np.int32), np.zeros(len(tokens) + 3, np.int64)
     text = Text.of(tokens)
     points = np.array(list(tables.codes), np.uint32)
     order = np.argsort(points)
     places = np.minimum(np.searchsorted(points[order], text.code_points), len(points) - 1)
     codes = np.array(list(tables.codes.values()), np.int64)[order][places]
-    codes[points[order][places] != text.code_points] = UNKNOWN
+    codes[points[order][places] != text.code_points] = NO_NUMBER
     some = with_edges(codes, text.offsets, edge=BOUNDARY)
-    rows, shorter = some.rows(), some.numbers
+    rows, base = some.rows(), tables.num_codes
     found: list[Rows] = []
-    if tables.char_features is not None:
-        found.append((tables.char_features[some.numbers], some.offsets))
-    for length, level in enumerate(tables.char_levels, 2):
-        keys = some.keys(shorter, rows, length=length, base=tables.num_codes)
+    keys = np.where(some.numbers > 0, base + some.numbers, 0)
+    for length in range(1, max(tables.char_lengths) + 1):
+        if length > 1:
+            keys = some.keys(keys, rows, length=length, base=base)
+        if length in tables.char_lengths:
+            shorter = numbers_of(keys, tables.char_grams.keys)
+            found.append((tables.char_grams.features[shorter], some.offsets))
+    for length, level in enumerate(tables.char_levels, tables.packed + 1):
+        keys = some.keys(shorter, rows, length=length, base=base)
         shorter = numbers_of(keys, level.keys)
         found.append((level.features[shorter], some.offsets))
-    if not found:
-        return np.empty(0, np.int32), np.zeros(len(tokens) + 3, np.int64)
     ids, offsets = side_by_side(found)
     ids, offsets = _known(ids, offsets, ids < tables.none)
     return ids, np.append(offsets, [offsets[-1]] * 2).astype(np.int64)

@@ -99,7 +99,7 @@ def prepare(
         num_tokens=num_tokens,
         spec=spec,
         idf=idf,
-        table_bytes=0 if tables is None else tables.num_bytes() + 4 * (len(vocabulary) + 1),  # and the idf
+        table_bytes=0 if tables is None else tables.num_bytes(),
     )
 
 

@@ -1,13 +1,14 @@
 """How `model.onnx` finds n-grams: by whole numbers alone, so that no runtime's strings or locale decide.
 
-Every code point that stands in a feature has a code. An n-gram is found from the one that lacks its last
-part: the number of that one and the part's own make the key of the next table. Tokens are found by a hash of
-their codes, and then compared with the codes of the one that was found.
+Every code point that stands in a feature has a code. A character n-gram is found by the number that its
+codes make as digits, as far as that fits into 64 bits. A longer one, and a word n-gram, is found from the one
+that lacks its last part: the number of that one and the part's own make the key of the next table. Tokens are
+found by a hash of their codes, and then compared with the codes of the one that was found.
 
 `Tables.of` makes the tables from the vocabulary alone: the exporter writes them, `verify` makes them again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,17 @@ from serving.features import APOSTROPHES, EDGE, WHITESPACE, FeatureSpec
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-Lookup = tuple[list[bytes] | list[int], Sequence[int]]
 
-UNKNOWN, BOUNDARY = 0, 1
-"""Codes of a code point that stands in no feature, and of what separates tokens and stands around texts."""
+NO_NUMBER = 0
+"""Stands for what is in no table; no code point has it as its code."""
+BOUNDARY = 1
+"""The code of what separates tokens and stands around texts."""
 APOSTROPHE_CODES = (2, 3)
-"""Of the two apostrophes where the tokenizer knows them; other code points have those that follow."""
+"""Of the two apostrophes where the tokenizer knows them."""
+UNKNOWN = 4
+"""The code of a code point that stands in no feature; those that do have the codes that follow."""
+MAX_KEY = 2**63
+"""Keys are below it."""
 LISTED = 0x250
 """Below this, what stands in no word has the code of a boundary; others are looked at when they come."""
 SEEDS = 8
@@ -32,27 +38,42 @@ SEEDS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """What is found by hashing."""
+
+    keys: list[bytes] | list[int]
+    numbers: Sequence[int]
+    """That of each key."""
+    default: int
+    """That of all others."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Level:
-    """The n-grams of one length above 1, numbered from 1 in the order of their keys; 0 is none of them."""
+    """Some n-grams, numbered from 1 in the order of their keys; `NO_NUMBER` is none of them."""
 
     keys: Int64
-    """[N], ascending: the number of the n-gram without its last part, times the base, plus the part's."""
+    """[N], ascending: the number of the n-gram without its last part, times the base, plus the part's; of
+    `char_grams`, a 1 and the codes as digits."""
     features: Int32
     """[N + 1]: the feature of each number; `none` where it is only the beginning of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The tokens that features are made of, numbered from 1; 0 is none of them."""
+    """The tokens that features are made of, numbered from 1; `NO_NUMBER` is none of them.
+
+    A boundary ends each, so that no other begins with it; it is no part of the hash.
+    """
 
     hashes: Int64
     """[T]: the sum of code times factor over the places of a token, modulo 2^64."""
     factors: Int64
-    """[L + 1]: one for each place of the longest token, and 0 for all places after it."""
-    ends: Int64
-    """[T + 1]: token t is `codes[ends[t - 1]:ends[t]]`, and `ends[0]` is 0."""
+    """[L + 1]: one for each place of the longest token, and 0 for all places after it; the first is odd."""
+    starts: Int64
+    """[T + 1]: where the codes of each token start; that of `NO_NUMBER` is 0."""
     codes: Int64
-    """Of all tokens, one after the other, and at least one."""
+    """Of all tokens, one after the other, and L zeros, so that L places after any start there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +82,31 @@ class Tables:
 
     none: int
     """V, which stands for no feature."""
+    num_groups: int
+    """Of features that are normalized apart: 2 where there are character n-grams and others, else 1."""
+    has_scales: bool
+    """Whether a feature counts something else than its occurrences decide."""
     first_char: int
     """The first feature that is a character n-gram: all others stand before them."""
     codes: Mapping[int, int]
     """Of code points; those without one have the code UNKNOWN. In lower case both cases have the same."""
     num_codes: int
+    unlisted: int
+    """What code points without a code are given first: where words are tokens they have to be looked at."""
     token_numbers: Mapping[str, int]
-    """The number of each token that stands in a feature."""
+    """The number of each token that stands in a feature, and in texts."""
     tokens: Tokens | None
     """None where each code point is a token, whose number is its code."""
     token_features: Int32
     """[T + 1], or [num_codes]: the feature of each token by number."""
     word_levels: Sequence[Level]
     """Of 2, 3, ... tokens; the base is the number of `token_features`."""
-    char_features: Int32 | None
-    """[num_codes]: those of single code points by code; None where there are none."""
+    char_grams: Level | None
+    """Of up to `packed` code points, edges among them; None where there are no character n-grams."""
+    char_lengths: Sequence[int]
+    """Those of `char_grams`, ascending."""
     char_levels: Sequence[Level]
-    """Of 2, 3, ... code points, edges among them; the base is `num_codes`."""
+    """Of `packed` + 1, + 2, ... code points, edges among them; the base is `num_codes`."""
 
     @classmethod
     def of(cls, names: Sequence[str], spec: FeatureSpec) -> "Tables":
@@ -86,97 +115,154 @@ class Tables:
         words = {place: name.split(EDGE) for place, name in enumerate(names) if not name.startswith(EDGE)}
         chars = {place: name[1:] for place, name in enumerate(names) if name.startswith(EDGE)}
         tokens = list(dict.fromkeys(token for parts in words.values() for token in parts))
-        alphabet = sorted({*"".join(tokens), *"".join(chars.values())} - {EDGE})
-        code_of = _codes(alphabet, spec)
-        num_codes = max(code_of.values()) + 1
-        by_char = {EDGE: BOUNDARY} | {chr(point): code for point, code in code_of.items()}
+        code_of = _codes({*"".join(tokens), *"".join(chars.values())}, spec)
+        num_codes = max([UNKNOWN, *code_of.values()]) + 1
+        by_char = {chr(point): code for point, code in code_of.items() if code > BOUNDARY}
+        if spec.lowercase:
+            by_char = {char: code for char, code in by_char.items() if ord(char) not in LOWER}
+        codes_of_tokens = _spelled(dict(zip(tokens, tokens, strict=True)), by_char)
         is_token = spec.tokenizer != "characters"
-        numbers = range(1, len(tokens) + 1) if is_token else [by_char.get(token, UNKNOWN) for token in tokens]
-        number_of = dict(zip(tokens, numbers, strict=True))
+        if not is_token:
+            codes_of_tokens = {token: codes for token, codes in codes_of_tokens.items() if len(codes) == 1}
+        number_of = {
+            token: number if is_token else codes[0]
+            for number, (token, codes) in enumerate(codes_of_tokens.items(), 1)
+        }
         token_features, word_levels = _levels(
-            {place: [number_of[part] for part in parts] for place, parts in words.items()},
-            base=len(tokens) + 1 if is_token else num_codes,
+            {
+                place: [number_of[part] for part in parts]
+                for place, parts in words.items()
+                if all(part in number_of for part in parts)
+            },
+            base=len(number_of) + 1 if is_token else num_codes,
             none=size,
         )
-        char_features, char_levels = _levels(
-            {place: [by_char.get(part, UNKNOWN) for part in gram] for place, gram in chars.items()},
-            base=num_codes,
-            none=size,
+        char_grams, char_lengths, char_levels = _packed_levels(
+            _spelled(chars, by_char | {EDGE: BOUNDARY}), base=num_codes, none=size
         )
+        is_normalized = spec.normalize == "l2"
         return cls(
             none=size,
+            num_groups=2 if is_normalized and words and chars else 1,
+            has_scales=is_normalized or spec.weighting == "tfidf",
             first_char=min(chars, default=size),
             codes=code_of,
             num_codes=num_codes,
+            unlisted=NO_NUMBER if spec.tokenizer == "words" else UNKNOWN,
             token_numbers=number_of,
-            tokens=_tokens([[by_char.get(each, UNKNOWN) for each in token] for token in tokens])
-            if is_token
-            else None,
+            tokens=_tokens(list(codes_of_tokens.values())) if is_token else None,
             token_features=token_features,
             word_levels=word_levels,
-            char_features=char_features
-            if spec.char_ngrams is not None and spec.char_ngrams[0] == 1
-            else None,
+            char_grams=char_grams,
+            char_lengths=char_lengths,
             char_levels=char_levels,
         )
 
+    @property
+    def packed(self) -> int:
+        """The most code points whose codes fit into a key."""
+        return packed_length(self.num_codes)
+
     def arrays(self, idf: npt.NDArray[np.float32] | None) -> dict[str, npt.NDArray[Any]]:
-        """What the graph gathers from, by name; `idf`, where there is one, with a 0 for no feature."""
+        """What the graph gathers from, by name.
+
+        Among it `scales`, float64 [G, V + 1]: what the features of each group are multiplied by, and 0 for
+        those of another group or none.
+        """
         found: dict[str, npt.NDArray[Any]] = {"tokens/features": self.token_features}
         if self.tokens is not None:
             found["tokens/factors"] = self.tokens.factors
-            found["tokens/ends"] = self.tokens.ends
+            found["tokens/starts"] = self.tokens.starts
             found["tokens/codes"] = self.tokens.codes
-        if self.char_features is not None:
-            found["characters/features"] = self.char_features
         for name, level in self._named_levels():
             found[f"{name}/features"] = level.features
-        if idf is not None:
-            found["idf"] = np.append(idf, np.float32(0))
+        if self.has_scales:
+            found["scales"] = scales = np.zeros((self.num_groups, self.none + 1))
+            is_last = (np.arange(self.none) >= self.first_char) | (self.num_groups == 1)
+            scales[-1, :-1] = np.where(is_last, 1 if idf is None else idf, 0)
+            if self.num_groups == 2:
+                scales[0, :-1] = np.where(is_last, 0, 1 if idf is None else idf)
         return found
 
     def lookups(self) -> dict[str, Lookup]:
-        """What the graph finds by hashing, by name: keys, and the number of each; others have UNKNOWN."""
+        """What the graph looks up, by name."""
         # An empty string is what pads a row.
         characters = [b"", *(chr(point).encode() for point in self.codes)]
-        found: dict[str, Lookup] = {"codes": (characters, [BOUNDARY, *self.codes.values()])}
-        keys = dict(self._named_levels())
-        hashed = {} if self.tokens is None else {"tokens": self.tokens.hashes}
-        for name, numbers in (hashed | {name: level.keys for name, level in keys.items()}).items():
-            found[name] = numbers.tolist(), range(1, len(numbers) + 1)
+        codes = [BOUNDARY, *self.codes.values()]
+        found = {"codes": Lookup(keys=characters, numbers=codes, default=self.unlisted)}
+        keys = {} if self.tokens is None else {"tokens": self.tokens.hashes}
+        keys |= {name: level.keys for name, level in self._named_levels()}
+        for name, some in keys.items():
+            found[name] = Lookup(keys=some.tolist(), numbers=range(1, len(some) + 1), default=NO_NUMBER)
         return found
 
     def num_bytes(self) -> int:
         """What the arrays and lookups take in an ONNX file at most, and less than twice what they take."""
         # A key of text has a tag and a length; a whole number takes ten bytes and a tag, a value five.
         return sum(array.nbytes for array in self.arrays(None).values()) + sum(
-            sum(len(key) + 6 if isinstance(key, bytes) else 11 for key in keys) + 6 * len(keys)
-            for keys, _ in self.lookups().values()
+            sum(len(key) + 6 if isinstance(key, bytes) else 11 for key in lookup.keys) + 6 * len(lookup.keys)
+            for lookup in self.lookups().values()
         )
 
     def _named_levels(self) -> Iterator[tuple[str, Level]]:
-        for kind, levels in (("words", self.word_levels), ("characters", self.char_levels)):
-            for length, level in enumerate(levels, 2):
-                yield f"{kind}/{length}", level
+        for length, level in enumerate(self.word_levels, 2):
+            yield f"words/{length}", level
+        if self.char_grams is not None:
+            yield "characters", self.char_grams
+        for length, level in enumerate(self.char_levels, self.packed + 1):
+            yield f"characters/{length}", level
 
 
-def _codes(alphabet: Sequence[str], spec: FeatureSpec) -> dict[int, int]:
-    points = [ord(character) for character in alphabet]
+def packed_length(base: int) -> int:
+    """How many digits, each below `base`, and a 1 before them make a key: 2 at least.
+
+    >>> packed_length(60), packed_length(0x110000)
+    (10, 3)
+    """
+    return next(length for length in range(2, 64) if 2 * base ** (length + 1) > MAX_KEY)
+
+
+def _codes(alphabet: Collection[str], spec: FeatureSpec) -> dict[int, int]:
+    points = sorted(ord(character) for character in alphabet)
     codes = dict.fromkeys(WHITESPACE, BOUNDARY)
-    first = BOUNDARY + 1
     if spec.tokenizer == "words":
         codes |= {point: BOUNDARY for point in range(LISTED) if not _is_word(point)}
         codes |= dict(zip(APOSTROPHES, APOSTROPHE_CODES, strict=True))
-        first = max(APOSTROPHE_CODES) + 1
     own = [point for point in points if point not in codes and not (spec.lowercase and point in LOWER)]
-    codes |= {point: code for code, point in enumerate(own, first)}
+    codes |= {point: code for code, point in enumerate(own, UNKNOWN + 1)}
     if spec.lowercase:
         codes |= {upper: codes[lower] for upper, lower in LOWER.items() if lower in codes}
     return codes
 
 
+def _spelled(names: Mapping[Any, str], by_char: Mapping[str, int]) -> dict[Any, list[int]]:
+    """The codes of the names, without those that no text can have, such as one of capitals in lower case."""
+    found = {place: [by_char.get(char, NO_NUMBER) for char in name] for place, name in names.items()}
+    return {place: codes for place, codes in found.items() if NO_NUMBER not in codes}
+
+
 def _is_word(point: int) -> bool:
     return any(first <= point <= last for first, last in WORD_RANGES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ngrams:
+    """Those of one length."""
+
+    features: Int32
+    """[N]"""
+    parts: Int64
+    """Their numbers, [N, length]."""
+
+
+def _by_length(ngrams: Mapping[int, Sequence[int]]) -> dict[int, _Ngrams]:
+    found = {}
+    for length in sorted({len(parts) for parts in ngrams.values()}):
+        some = {place: parts for place, parts in ngrams.items() if len(parts) == length}
+        found[length] = _Ngrams(
+            features=np.array(list(some), np.int32), parts=np.array(list(some.values()), np.int64)
+        )
+    return found
 
 
 def _levels(ngrams: Mapping[int, Sequence[int]], *, base: int, none: int) -> tuple[Int32, list[Level]]:
@@ -184,42 +270,88 @@ def _levels(ngrams: Mapping[int, Sequence[int]], *, base: int, none: int) -> tup
 
     ngrams: the numbers of the parts of each feature.
     """
-    by_length: dict[int, tuple[Int32, Int64]] = {}
-    for length in sorted({len(parts) for parts in ngrams.values()}):
-        some = {place: parts for place, parts in ngrams.items() if len(parts) == length}
-        by_length[length] = np.array(list(some), np.int32), np.array(list(some.values()), np.int64)
+    by_length = _by_length(ngrams)
     singles = np.full(base, none, np.int32)
     if 1 in by_length:
-        places, parts = by_length.pop(1)
-        singles[parts[:, 0]] = places
-        singles[UNKNOWN] = none
+        some = by_length.pop(1)
+        singles[some.parts[:, 0]] = some.features
+    numbers = {length: some.parts[:, 0] for length, some in by_length.items()}
+    return singles, _longer(by_length, numbers, first=2, base=base, none=none)
+
+
+def _packed_levels(
+    ngrams: Mapping[int, Sequence[int]], *, base: int, none: int
+) -> tuple[Level | None, list[int], list[Level]]:
+    """The n-grams of so few parts that a key holds them, their lengths, and the levels of longer ones."""
+    by_length = _by_length(ngrams)
+    if not by_length:
+        return None, [], []
+    most = packed_length(base)
+    keys_of = {length: _packed(some.parts[:, :most], base) for length, some in by_length.items()}
+    level, numbers = _level(by_length, keys_of, none=none, longest=most)
+    lengths = sorted({min(length, most) for length in by_length})
+    longer = {length: some for length, some in by_length.items() if length > most}
+    return level, lengths, _longer(longer, numbers, first=most + 1, base=base, none=none)
+
+
+def _packed(parts: Int64, base: int) -> Int64:
+    """The keys of n-grams of so many parts, [N, n]: [N]."""
+    keys = np.ones(len(parts), np.int64)
+    for column in parts.T:
+        keys = keys * base + column
+    return keys
+
+
+def _longer(
+    by_length: Mapping[int, _Ngrams], numbers: Mapping[int, Int64], *, first: int, base: int, none: int
+) -> list[Level]:
+    """The levels from that of `first` parts.
+
+    numbers: by length, those of the n-grams' first parts, one fewer than `first`.
+    """
     levels = []
-    numbers = {length: parts[:, 0] for length, (_, parts) in by_length.items()}
-    for length in range(2, max(by_length, default=1) + 1):
+    for length in range(first, max(by_length, default=0) + 1):
         keys_of = {
-            longer: numbers[longer] * base + by_length[longer][1][:, length - 1]
-            for longer in by_length
+            longer: numbers[longer] * base + some.parts[:, length - 1]
+            for longer, some in by_length.items()
             if longer >= length
         }
-        keys = np.unique(np.concatenate(list(keys_of.values())))
-        numbers = {longer: np.searchsorted(keys, some) + 1 for longer, some in keys_of.items()}
-        features = np.full(len(keys) + 1, none, np.int32)
-        if length in by_length:
-            features[numbers[length]] = by_length[length][0]
-        levels.append(Level(keys=keys, features=features))
-    return singles, levels
+        level, numbers = _level(by_length, keys_of, none=none, longest=length)
+        levels.append(level)
+    return levels
+
+
+def _level(
+    by_length: Mapping[int, _Ngrams], keys_of: Mapping[int, Int64], *, none: int, longest: int
+) -> tuple[Level, dict[int, Int64]]:
+    """A level, and the number of each key in it; those of at most `longest` parts end there."""
+    keys = np.unique(np.concatenate(list(keys_of.values())))
+    numbers = {length: np.searchsorted(keys, some) + 1 for length, some in keys_of.items()}
+    features = np.full(len(keys) + 1, none, np.int32)
+    for length, some in numbers.items():
+        if length <= longest:
+            features[some] = by_length[length].features
+    return Level(keys=keys, features=features), numbers
 
 
 def _tokens(codes: Sequence[Sequence[int]]) -> Tokens:
-    lengths = np.array([len(each) for each in codes], np.int64)
-    ends = np.append(np.int64(0), np.cumsum(lengths))
-    flat = np.array([code for each in codes for code in each] or [UNKNOWN], np.int64)
-    places = np.arange(len(flat)) - np.repeat(ends[:-1], lengths) if len(codes) else np.zeros(1, np.int64)
+    ended = [[*each, BOUNDARY] for each in codes]
+    lengths = np.array([len(each) for each in ended], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    flat = np.array([code for each in ended for code in each], np.int64)
+    places = np.arange(len(flat)) - np.repeat(starts, lengths)
+    hashed = np.where(flat == BOUNDARY, 0, flat)
+    longest = int(lengths.max(initial=2)) - 1
     for seed in range(SEEDS):
         generator = np.random.Generator(np.random.PCG64(seed))
-        factors = generator.integers(-(2**63), 2**63, int(lengths.max(initial=0)) + 1, np.int64)
-        factors[-1] = 0
-        hashes = np.add.reduceat(flat * factors[places], ends[:-1]) if len(codes) else np.empty(0, np.int64)
+        factors = np.append(generator.integers(-(2**63), 2**63, longest, np.int64), 0)
+        factors[0] |= 1
+        hashes = np.add.reduceat(hashed * factors[places], starts) if len(codes) else np.empty(0, np.int64)
         if len(np.unique(hashes)) == len(hashes):
-            return Tokens(hashes=hashes, factors=factors, ends=ends, codes=flat)
+            return Tokens(
+                hashes=hashes,
+                factors=factors,
+                starts=np.append(np.int64(0), starts),
+                codes=np.append(flat, np.zeros(longest, np.int64)),
+            )
     raise AssertionError("no seed keeps the tokens apart")

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from serving.bundle import FILES, read_lines
 from serving.errors import ArtifactError
 from serving.features import PLAIN, FeatureSpec
-from serving.lookup import UNKNOWN, Tables
+from serving.lookup import Lookup, Tables
 from serving.parity import Rung, compare_exactly
 
 Float32 = npt.NDArray[np.float32]
@@ -173,8 +173,8 @@ def _look_ups_agree(model: onnx.ModelProto, expected: Parameters) -> Iterator[bo
     lookups = expected.tables.lookups()
     yield sorted(node.name for node in found) == sorted(lookups)
     for node in found:
-        keys, numbers = lookups.get(node.name, ([], []))
-        yield _looks_up(node, len(numbers), keys, numbers, default=UNKNOWN)
+        lookup = lookups.get(node.name, Lookup(keys=[], numbers=[], default=0))
+        yield _looks_up(node, len(lookup.keys), lookup.keys, lookup.numbers, default=lookup.default)
 
 
 def _looks_up(

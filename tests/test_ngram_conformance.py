@@ -95,6 +95,38 @@ def test_training_the_graph_and_the_reference_find_the_same_features(spec: Featu
     assert found == expected
 
 
+@pytest.mark.parametrize("shortest", [2, 8])
+def test_ngrams_too_long_for_one_key_are_found(shortest: int) -> None:
+    """If it failed, long n-grams would be lost, or taken for others, in languages of many characters."""
+    spec = FeatureSpec(char_ngrams=(shortest, 8))
+    generator = np.random.default_rng(SEED)
+    words = ["".join(map(chr, generator.choice(CODE_POINTS[:3000], 12))) for _ in range(200)]
+    alphabet = " ".join(map(chr, CODE_POINTS[:3000]))
+    names = [*alphabet.split(), *chosen(read([*words, *words], spec), spec, min_count=2)]
+    names = [name for name in dict.fromkeys(names) if ord(name[-1]) % 3]
+    names.sort(key=lambda name: name.startswith(" "))
+    tables = Tables.of(names, spec)
+    assert tables.packed < 7
+    assert len(tables.char_levels) == 8 - tables.packed
+    texts = [*words, "".join(words[:9]), *(word[4:] + word[:4] for word in words)]
+    expected = list(by_reference(texts, names, spec))
+    assert sum(map(len, expected)) > len(words)
+    assert list(by_training(read(texts, spec), tables)) == expected
+    assert list(FeatureSession(tables, spec).run(texts)) == expected
+
+
+@pytest.mark.parametrize("name", ["Ab", "aB c", " Ab", "a-b", " a-", "-", "b a-"])
+def test_a_name_that_no_text_can_have_is_never_found(name: str) -> None:
+    """If it failed, a vocabulary that was written by hand would give texts features that they don't have."""
+    spec = FeatureSpec(tokenizer="words", lowercase=True, word_ngrams=2, char_ngrams=(2, 3))
+    names = sorted(["ab", "c", name, " ab", "  a"], key=lambda each: each.startswith(" "))
+    tables = Tables.of(names, spec)
+    texts = [name, "ab", "Ab AB", "xb", "a b", "a-b", "b a", "a - b c", "\u2603b"]
+    expected = list(by_reference(texts, names, spec))
+    assert list(by_training(read(texts, spec), tables)) == expected
+    assert list(FeatureSession(tables, spec).run(texts)) == expected
+
+
 @pytest.mark.parametrize(("weighting", "normalize"), WEIGHTINGS)
 @pytest.mark.parametrize("spec", COMBINATIONS[::9], ids=named)
 def test_the_text_model_gives_the_references_log_probs(
