@@ -105,7 +105,8 @@ class Settings(BaseSettings):
     learning_rate: Shaping[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(
         default=None, examples=[0.25]
     )
-    """The size of the first update. Unset, chosen by the optimizer: 0.25 for adagrad."""
+    """The size of the first update. Unset, chosen by the optimizer and the features: 0.25 for adagrad, 0.5
+    for normalized words."""
 
     learning_rate_schedule: Shaping[Literal["constant", "linear"]] = "linear"
     """`linear` lets the learning rate fall to zero at the last update; `constant` keeps it."""

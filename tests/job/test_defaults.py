@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 
-from job.defaults import LEARNING_RATES, MAX_BATCH_SIZE, choose, complete
+from job.defaults import LEARNING_RATES, LEARNING_RATES_OF_NORMALIZED, MAX_BATCH_SIZE, choose, complete
 from job.environment import load_settings
 from job.optimizer import NUM_SLOTS
+from serving.features import FeatureSpec
 
 
 def test_each_choice_is_possible_whatever_the_number_of_rows() -> None:
@@ -29,7 +30,17 @@ def test_more_rows_make_no_smaller_batches_and_no_more_epochs() -> None:
 
 def test_every_optimizer_has_a_learning_rate() -> None:
     """If it failed, BOW_OPTIMIZER could not be set alone."""
-    assert LEARNING_RATES.keys() == NUM_SLOTS.keys()
+    assert LEARNING_RATES.keys() == LEARNING_RATES_OF_NORMALIZED.keys() == NUM_SLOTS.keys()
+
+
+def test_normalized_words_are_learned_in_larger_steps() -> None:
+    """If it failed, the defaults would end training of such features before it came anywhere."""
+    plain = choose(10_000, "adagrad")
+    words = choose(10_000, "adagrad", FeatureSpec(normalize="l2"))
+    parts = choose(10_000, "adagrad", FeatureSpec(normalize="l2", char_ngrams=(2, 4)))
+    assert plain.learning_rate == parts.learning_rate < words.learning_rate
+    settings = {"BOW_TRAIN_DATA": "data.tsv", "BOW_NORMALIZE": "l2"}
+    assert complete(load_settings(settings), 10_000).learning_rate == words.learning_rate
 
 
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "learning_rate"])
