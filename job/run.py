@@ -78,6 +78,7 @@ def run(settings: Settings, output: Output) -> Path:
     give_back_freed_memory()
     if before is not None:
         output.tutorial(before, tutorial.snapshot(model))
+    output.best_epoch(learned.epochs, learned.best_epoch)
     output.metrics(learned.scored)
 
     parameters = _parameters(model, prepared, inputs)
@@ -198,6 +199,7 @@ def _how_to_learn(settings: Settings) -> tuple[Optimizer, Plan]:
         schedule=settings.learning_rate_schedule,
         seed=settings.seed,
         shuffle=settings.shuffle,
+        patience=settings.patience,
     )
     return Optimizer(name=settings.optimizer, weight_decay=settings.weight_decay), plan
 
@@ -274,6 +276,7 @@ def _record(
             EpochRecord(loss=epoch.loss, validation_accuracy=epoch.validation_accuracy)
             for epoch in learned.epochs
         ],
+        best_epoch=learned.best_epoch,
         stages=clock.stages,
         peak_memory=peak_memory(),
         peak_device_memory=peak_device_memory(device),

@@ -53,6 +53,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     """Of the training loop."""
     epochs: list[EpochRecord]
+    """Those that ran: with BOW_PATIENCE perhaps not all that were planned."""
+    best_epoch: int | None
+    """The one whose weights the model has, from 1; None without BOW_PATIENCE: the last."""
     stages: dict[str, StageRecord]
     """In the order in which they ran."""
     peak_memory: int

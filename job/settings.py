@@ -95,6 +95,11 @@ class Settings(BaseSettings):
     """How many times training goes over the data. Time grows in proportion. Unset, chosen by the number of
     training rows: 10 where they are few, 3 where they are many."""
 
+    patience: Shaping[Count | None] = Field(default=None, examples=[3])
+    """Stop once the accuracy on validation data has not risen for so many epochs, and keep the weights of the
+    best epoch, the first of equals; memory holds a copy of them. Needs validation data. The learning rate
+    still falls as if all epochs ran."""
+
     batch_size: Shaping[Count | None] = Field(default=None, examples=[1024])
     """Texts per update. Larger is faster. Unset, chosen by the number of training rows: about an eighth of
     them, at most 16384."""
@@ -193,6 +198,11 @@ class Settings(BaseSettings):
             problems.append(
                 f"BOW_VALIDATION_SPLIT: {self.validation_split} asks for a split, and BOW_VALIDATION_DATA "
                 "names validation data; set BOW_VALIDATION_SPLIT=0, or unset BOW_VALIDATION_DATA"
+            )
+        if self.patience is not None and self.validation_data is None and not self.validation_split:
+            problems.append(
+                "BOW_PATIENCE: it goes by the accuracy on validation data, and there is none; set "
+                "BOW_VALIDATION_SPLIT=0.1, or name it in BOW_VALIDATION_DATA"
             )
         if self.vocabulary_file is not None and self.max_vocabulary is not None:
             problems.append(

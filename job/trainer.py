@@ -16,6 +16,7 @@ from job.batches import batch_order
 from job.metrics import Predictions
 from job.model import BowClassifier
 from job.optimizer import Optimizer
+from job.patience import Best
 from job.rows import put_rows, sum_bags, take_rows
 from serving.errors import TrainingError
 
@@ -48,6 +49,8 @@ class Plan:
     schedule: Schedule
     seed: int
     shuffle: bool
+    patience: int | None = None
+    """Epochs without a better accuracy on validation data after which training ends; None for never."""
 
 
 @dataclass(kw_only=True)
@@ -76,6 +79,16 @@ class EpochResult:
     """Mean NLL loss over the epoch's rows, each taken before the update that used it, in nats."""
     validation_accuracy: float | None
     """Of the state after the epoch; None without validation data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training came to, beside the state."""
+
+    epochs: list[EpochResult]
+    """Those that ran."""
+    best_epoch: int | None
+    """The one whose weights the state has, from 1; None without a patience: the last."""
 
 
 def start(model: BowClassifier, optimizer: Optimizer, device: torch.device) -> TrainState:
@@ -129,16 +142,19 @@ def train(
     validation: Iterable[Bags] | None = None,
     on_step: Callable[[Batch], None] = lambda _: None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
-) -> list[EpochResult]:
-    """Runs all epochs; `on_step` is given the batch of each update, `on_epoch` what an epoch came to.
+) -> Trained:
+    """Runs the epochs; `on_step` is given the batch of each update, `on_epoch` what an epoch came to.
 
-    With `validation` the state is scored on it after every epoch.
+    With `validation` the state is scored on it after every epoch; with `patience`, for which there must be
+    some, the state's weights are in the end those of the best epoch, the first of equals. The learning rate
+    goes by the epochs that are planned: where `linear` is stopped early, it has not fallen to zero.
 
     Raises TrainingError, naming the epoch and step, where a loss is not finite. A look at the losses waits
     for the device, so it comes every `CHECK_EVERY` steps; the state then holds what followed from that loss.
     """
     num_steps = plan.epochs * len(batches)
-    results = []
+    results: list[EpochResult] = []
+    best = None if plan.patience is None else Best(patience=plan.patience)
     for epoch in range(plan.epochs):
         losses: list[Tensor] = []
         loss_sum, num_rows, checked = 0.0, 0, 0
@@ -157,7 +173,13 @@ def train(
         accuracy = None if validation is None else evaluate(state, validation).accuracy
         results.append(EpochResult(epoch=epoch + 1, loss=loss_sum / num_rows, validation_accuracy=accuracy))
         on_epoch(results[-1])
-    return results
+        if best is not None:
+            assert accuracy is not None
+            if best.ends(epoch + 1, accuracy, (state.table, state.bias)):
+                break
+    if best is not None:
+        best.restore((state.table, state.bias))
+    return Trained(epochs=results, best_epoch=None if best is None else best.epoch)
 
 
 @torch.no_grad()

@@ -51,6 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("BOW_TRAIN_DATA=other-columns.tsv", 3, ["'utterance', 'class_name'", "BOW_LABEL_COLUMN"]),
         ("BOW_TRAIN_DATA=good.tsv BOW_TEXT_COLUMN=body", 3, ["'body'", "text", "label", "BOW_TEXT_COLUMN"]),
         ("BOW_TRAIN_DATA=good.tsv BOW_LABEL_COLUMN=kind", 3, ["'kind'", "BOW_LABEL_COLUMN"]),
+        ("BOW_TRAIN_DATA=good.tsv BOW_PATIENCE=2", 2, ["BOW_PATIENCE", "BOW_VALIDATION_SPLIT=0.1"]),
         ("BOW_TRAIN_DATA=one-label.tsv", 3, ["at least two labels", "'x'"]),
         (
             "BOW_TRAIN_DATA=unlabelled.tsv",

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 from job.bags import Bags, offsets_of
 from job.batch import Batch, pack
 from job.batch_stores import BatchesInMemory
+from job.metrics import Predictions
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer, OptimizerName
 from job.trainer import (
@@ -212,12 +214,41 @@ def test_training_learns() -> None:
     batches = BatchesInMemory(
         batches_of([corpus], batch_size=32, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1)
     )
-    results = train(state, batches, optimizer, plan, validation=[corpus], on_step=seen.append)
+    results = train(state, batches, optimizer, plan, validation=[corpus], on_step=seen.append).epochs
     assert results[0].loss < math.log(NUM_LABELS)
     assert results[-1].loss < results[0].loss / 4
     assert results[-1].validation_accuracy == 1
     assert len(seen) == 5 * len(batches)
     assert state.step == 5 * len(batches)
+
+
+@pytest.mark.parametrize(
+    ("patience", "num_run", "best"), [(None, 6, None), (1, 2, 1), (2, 5, 3), (3, 6, 6), (9, 6, 6)]
+)
+def test_patience_keeps_the_best_epoch_and_ends_training(
+    monkeypatch: pytest.MonkeyPatch, patience: int | None, num_run: int, best: int | None
+) -> None:
+    """If it failed, training would go on, or end, where it should not, or leave another epoch's weights."""
+    accuracies = [0.5, 0.5, 0.75, 0.25, 0.75, 1.0]
+    after: list[tuple[Tensor, Tensor]] = []
+
+    def scripted(state: TrainState, _: object) -> Predictions:
+        after.append((state.table.clone(), state.bias.clone()))
+        right = np.arange(4) >= 4 * accuracies[len(after) - 1]
+        return Predictions(labels=np.zeros(4, np.int64), predicted=right.astype(int), log_probs=np.zeros(4))
+
+    monkeypatch.setattr("job.trainer.evaluate", scripted)
+    plan = replace(PLAN, epochs=6, patience=patience)
+    adagrad = Optimizer(name="adagrad", weight_decay=0)
+    state = start(random_model(), adagrad, CPU)
+    batches = BatchesInMemory(batches_of([random_bags(50)], batch_size=16, block_size=BLOCK_SIZE))
+    trained = train(state, batches, adagrad, plan, validation=[])
+    assert [epoch.validation_accuracy for epoch in trained.epochs] == accuracies[:num_run]
+    assert trained.best_epoch == best
+    table, bias = after[(best or num_run) - 1]
+    assert torch.equal(state.table, table)
+    assert torch.equal(state.bias, bias)
+    assert not torch.equal(after[0][0], after[1][0])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
