@@ -48,7 +48,7 @@ class Corpus:
 
     def _encode(self, block: Bags) -> Bags:
         ids, offsets = self.encoder(block)
-        bags = Bags(ids=ids, offsets=offsets, labels=self.label_ids[block.labels])
+        bags = Bags(ids=ids, offsets=offsets, labels=self.label_ids[block.labels], weights=block.weights)
         if not self.spec.is_weighted:
             return bags
         return weighted(bags, self.spec, first_char=self.first_char, idf=self.idf)

@@ -62,11 +62,15 @@ def prepare(
 ) -> Prepared:
     """Holds out validation rows, and chooses the vocabulary from the training rows.
 
-    Raises DataError where no row can be held out, or no word is left to learn from.
+    How much a row counts matters in training alone: words and documents are counted, and rows held out and
+    scored, as if each row counted once.
+
+    Raises DataError where no row can be held out, or no word or no row with a weight is left to learn from.
     """
     raw = dict(inputs.corpora)
     if validation_split > 0:
         raw["train"], raw["validation"] = _split(raw["train"], validation_split, seed=seed)
+    _check_weights(raw["train"])
     vocabulary = inputs.fixed_vocabulary or choose_features(raw["train"], spec, limits)
     if not len(vocabulary):
         raise DataError(
@@ -127,6 +131,14 @@ def unseen_labels(inputs: Inputs) -> dict[str, list[str]]:
         for use, corpus in inputs.corpora.items()
     }
     return {use: names for use, names in unseen.items() if names}
+
+
+def _check_weights(train: RawCorpus) -> None:
+    if train.has_weights and not any(train.label_sums().values()):
+        raise DataError(
+            f"each of the {train.num_rows:,} training rows has the weight 0: there is nothing to learn from; "
+            "correct the column that BOW_WEIGHT_COLUMN names, or unset it"
+        )
 
 
 def _split(train: RawCorpus, share: float, *, seed: int) -> tuple[RawCorpus, RawCorpus]:

@@ -122,6 +122,7 @@ def _read(settings: Settings, num_threads: int) -> Inputs:
             format=settings.data_format,
             text_column=settings.text_column,
             label_column=settings.label_column,
+            weight_column=settings.weight_column if use == "train" else None,  # others are scored unweighted
             setting=f"BOW_{use.upper()}_DATA",
         )
         for use, location in locations.items()

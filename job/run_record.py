@@ -24,7 +24,7 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One epoch of training."""
 
     loss: float
-    """Mean NLL over the training rows, in nats."""
+    """Mean NLL over the training rows, each times its weight, in nats."""
     validation_accuracy: float | None
 
 

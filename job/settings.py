@@ -53,6 +53,11 @@ class Settings(BaseSettings):
     label_column: Shaping[str | None] = Field(default=None, examples=["category"])
     """The column that holds the label. Unset, the usual names are tried (label, category, class)."""
 
+    weight_column: Shaping[str | None] = Field(default=None, examples=["weight"])
+    """The column of the training data that holds how much each row counts in the loss: a number of at least
+    0. A row of weight 0 lends the vocabulary its words, and no more. Counts of words, and metrics, go by rows
+    alone. Rows without such a number are rejected."""
+
     max_rejected: Share = 0.01
     """The share of rows that may be unusable (no label, invalid UTF-8) before the job refuses the data.
     Rejected rows are listed beside the bundle, in <run name>.rejected.jsonl."""
@@ -239,7 +244,13 @@ class Settings(BaseSettings):
                 "BOW_TRAIN_DATA: the tutorial has a vocabulary of its own; unset BOW_MIN_COUNT and "
                 "BOW_MAX_VOCABULARY, or name another data set"
             )
-        for name, column in (("text_column", self.text_column), ("label_column", self.label_column)):
+        if self.train_data == TUTORIAL and self.weight_column is not None:
+            problems.append(
+                f"BOW_WEIGHT_COLUMN: {self.weight_column!r} names a column, and the tutorial has none; "
+                "unset it, or name another data set in BOW_TRAIN_DATA"
+            )
+        for name in ("text_column", "label_column", "weight_column"):
+            column = getattr(self, name)
             if self.data_format == "fasttext" and column is not None:
                 problems.append(
                     f"{env_name(name)}: {column!r} names a column, and fastText files have none; "

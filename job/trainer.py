@@ -76,7 +76,8 @@ class EpochResult:
     epoch: int
     """From 1."""
     loss: float
-    """Mean NLL loss over the epoch's rows, each taken before the update that used it, in nats."""
+    """Mean over the epoch's rows of the NLL loss, each times its weight, before the update that used it, in
+    nats."""
     validation_accuracy: float | None
     """Of the state after the epoch; None without validation data."""
 
@@ -191,6 +192,9 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
         logits = X A^T + b            the gradient of the mean loss: G = (softmax(logits) - Y) / B
         dA^T   = X^T G                db = sum of G over rows
 
+    Where rows have weights, a row's loss and its row of G are multiplied by its own; the mean stays one over
+    B rows, so that a row of weight 2 pulls twice as hard as one of weight 1, whatever else is in the batch.
+
     X is never built: both products are bags of rows summed, by row and by word. Only the rows of A^T whose
     words occur are read and written, block by block, so that what an update needs stays in the cache; where
     all are one block, the logits are summed from there too.
@@ -199,11 +203,16 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
     sums = sum_bags(near, batch.ids, batch.offsets, batch.values)
     log_probs = F.log_softmax(sums.add_(state.bias), dim=1)  # [B, K]
     labels = batch.labels.unsqueeze(1)
-    loss = log_probs.gather(1, labels).sum().neg_()
+    losses = log_probs.gather(1, labels)  # [B, 1], their negatives
 
     gradient = log_probs.exp_()
     gradient.scatter_add_(1, labels, gradient.new_full(labels.shape, -1.0))
     gradient.div_(len(batch.labels))
+    if batch.weights is not None:
+        row_weights = batch.weights.unsqueeze(1)
+        losses.mul_(row_weights)
+        gradient.mul_(row_weights)
+    loss = losses.sum().neg_()
 
     state.step += 1
     for block in batch.blocks:
@@ -221,7 +230,7 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
 
 @torch.no_grad()
 def evaluate(state: TrainState, rows: Iterable[Bags]) -> Predictions:
-    """What the model says of every row, in chunks that bound the memory; float32 sums."""
+    """What the model says of every row, whatever it weighs, in chunks that bound the memory; float32 sums."""
     size = min(MAX_CHUNK_ROWS, max(1, MAX_CHUNK_CELLS // len(state.bias)))
     device = state.table.device
     labels, predicted, true_log_probs = [], [], []

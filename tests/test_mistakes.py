@@ -23,6 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "no-header.tsv": "I like it\tgood\nI hate it\tbad\n",
         "other-columns.tsv": "utterance\tclass_name\na\tx\nb\ty\n",
         "unlabelled.tsv": "text\tlabel\na\tx\nb\ty\nc\t\nd\t\n",
+        "weightless.tsv": "text\tlabel\tw\na\tx\t0\nb\ty\t0\n",
+        "bad-weight.tsv": "text\tlabel\tw\na\tx\t1\nb\ty\t-1\n",
         "wordless.tsv": "text\tlabel\n \tx\n \ty\n",
         "data.xlsx": "PK\x03\x04",
         "two words.txt": "two words\n",
@@ -51,6 +53,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("BOW_TRAIN_DATA=other-columns.tsv", 3, ["'utterance', 'class_name'", "BOW_LABEL_COLUMN"]),
         ("BOW_TRAIN_DATA=good.tsv BOW_TEXT_COLUMN=body", 3, ["'body'", "text", "label", "BOW_TEXT_COLUMN"]),
         ("BOW_TRAIN_DATA=good.tsv BOW_LABEL_COLUMN=kind", 3, ["'kind'", "BOW_LABEL_COLUMN"]),
+        ("BOW_TRAIN_DATA=good.tsv BOW_WEIGHT_COLUMN=w", 3, ["'w'", "'text', 'label'", "BOW_WEIGHT_COLUMN"]),
+        ("BOW_TRAIN_DATA=weightless.tsv BOW_WEIGHT_COLUMN=w", 3, ["2 training rows", "BOW_WEIGHT_COLUMN"]),
+        (
+            "BOW_TRAIN_DATA=bad-weight.tsv BOW_WEIGHT_COLUMN=w",
+            3,
+            ["weight is not a finite number of at least 0, first bad-weight.tsv:3", "BOW_MAX_REJECTED"],
+        ),
         ("BOW_TRAIN_DATA=good.tsv BOW_PATIENCE=2", 2, ["BOW_PATIENCE", "BOW_VALIDATION_SPLIT=0.1"]),
         ("BOW_TRAIN_DATA=one-label.tsv", 3, ["at least two labels", "'x'"]),
         (

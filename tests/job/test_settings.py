@@ -166,6 +166,16 @@ def test_a_wrong_value_is_answered_with_what_works(name: str, value: str, expect
             "BOW_LABEL_COLUMN",
             {"BOW_LABEL_COLUMN": ""},
         ),
+        (
+            {"BOW_DATA_FORMAT": "fasttext", "BOW_WEIGHT_COLUMN": "w"},
+            "BOW_WEIGHT_COLUMN",
+            {"BOW_WEIGHT_COLUMN": ""},
+        ),
+        (
+            {"BOW_TRAIN_DATA": "tutorial", "BOW_WEIGHT_COLUMN": "w"},
+            "BOW_WEIGHT_COLUMN",
+            {"BOW_WEIGHT_COLUMN": ""},
+        ),
         ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_SPLIT": "0.1"}),
         ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_DATA": "v"}),
         ({"BOW_REQUIRE_GPU": "true", "BOW_DEVICE": "cpu"}, "BOW_DEVICE", {"BOW_DEVICE": "cuda:0"}),
@@ -235,7 +245,7 @@ def test_shaping_holds_what_changes_the_model_and_nothing_else() -> None:
     )
     assert shaping(settings) == shaping(elsewhere)
     assert set(shaping(settings)) == {
-        *("data_format", "text_column", "label_column", "patience"),
+        *("data_format", "text_column", "label_column", "weight_column", "patience"),
         *("validation_split", "min_count", "max_vocabulary"),
         *("seed", "epochs", "batch_size", "optimizer", "learning_rate", "learning_rate_schedule"),
         *("weight_decay", "init", "shuffle", "tokenizer", "lowercase", "weighting", "normalize"),

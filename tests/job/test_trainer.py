@@ -75,6 +75,41 @@ def test_the_gradient_is_autograds(num_rows: int) -> None:
     torch.testing.assert_close(before[1] - state.bias, bias_gradient, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_rows", [1, 7, 64])
+def test_weighted_rows_have_autograds_gradient(num_rows: int) -> None:
+    """If it failed, rows would count otherwise than their weights say."""
+    corpus = random_bags(num_rows, seed=num_rows, with_weights=True)
+    assert corpus.weights is not None
+    precise = random_model().double()
+    each = torch.nn.functional.nll_loss(
+        precise(dense(corpus)), torch.from_numpy(corpus.labels), reduction="none"
+    )
+    rows = each @ torch.from_numpy(corpus.weights).double()
+    (rows / num_rows).backward()  # type: ignore[no-untyped-call]
+    sgd = Optimizer(name="sgd", weight_decay=0)
+    state = start(precise, sgd, CPU)
+    before = state.table.clone(), state.bias.clone()
+    loss = train_step(state, batch_of(corpus), sgd, learning_rate=1.0)
+    assert float(loss) == pytest.approx(rows.item(), rel=1e-12)
+    assert precise.weight.grad is not None
+    assert precise.bias.grad is not None
+    torch.testing.assert_close(before[0] - state.table, precise.weight.grad.t(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(before[1] - state.bias, precise.bias.grad, rtol=0, atol=1e-12)
+
+
+def test_rows_of_weight_one_are_rows_without_weights() -> None:
+    """If it failed, a column of ones would train another model than none."""
+    plain = random_bags(64)
+    weighted = replace(plain, weights=np.ones(64, np.float32))
+    adagrad = Optimizer(name="adagrad", weight_decay=0)
+    states = []
+    for corpus in (plain, weighted):
+        states.append(start(random_model(), adagrad, CPU))
+        train_step(states[-1], batch_of(corpus), adagrad, learning_rate=0.5)
+    assert torch.equal(states[0].table, states[1].table)
+    assert torch.equal(states[0].bias, states[1].bias)
+
+
 def test_the_gradient_of_rows_without_known_words_reaches_the_bias_alone() -> None:
     """If it failed, empty texts would be lost, or would break a batch."""
     corpus = Bags(ids=np.empty(0, np.int32), offsets=np.zeros(4, np.int64), labels=np.array([0, 0, 1]))
@@ -182,16 +217,20 @@ def test_the_size_of_the_blocks_changes_nothing() -> None:
     assert torch.equal(trained[0], trained[2])
 
 
+@pytest.mark.parametrize("with_weights", [False, True])
 @pytest.mark.parametrize("block_size", [BLOCK_SIZE, NUM_WORDS])
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "adam", "rmsprop"])
-def test_a_step_never_waits_for_the_device_nor_moves_data(name: OptimizerName, block_size: int) -> None:
+def test_a_step_never_waits_for_the_device_nor_moves_data(
+    name: OptimizerName, block_size: int, with_weights: bool
+) -> None:
     """If it failed, a GPU would stand idle in every step.
 
     Nothing on the `meta` device can be read, or mixed with what is elsewhere.
     """
     optimizer = Optimizer(name=name, weight_decay=0.1)
     state = start(random_model(), optimizer, torch.device("meta"))
-    batch = pack(random_bags(20), block_size=block_size).to(torch.device("meta")).unpack()
+    rows = random_bags(20, with_weights=with_weights)
+    batch = pack(rows, block_size=block_size).to(torch.device("meta")).unpack()
     loss = train_step(state, batch, optimizer, learning_rate=0.1)
     assert loss.device.type == state.table.device.type == "meta"
 
@@ -301,3 +340,12 @@ def test_evaluate_gives_what_the_model_gives(monkeypatch: pytest.MonkeyPatch) ->
     assert predictions.predicted.tolist() == log_probs.argmax(dim=1).tolist()
     expected = log_probs[torch.arange(100), torch.from_numpy(corpus.labels)]
     np.testing.assert_allclose(predictions.log_probs, expected, atol=1e-6)
+
+
+def test_evaluate_takes_each_row_as_one_whatever_it_weighs() -> None:
+    """If it failed, rows held out would be scored otherwise than validation data, which has no weights."""
+    weighted = random_bags(100, with_weights=True)
+    state = start(random_model(), Optimizer(name="sgd", weight_decay=0), CPU)
+    one, other = (evaluate(state, [rows]) for rows in (weighted, replace(weighted, weights=None)))
+    for name in ("labels", "predicted", "log_probs"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
