@@ -175,6 +175,7 @@ def _prepare(settings: Settings, inputs: Inputs) -> Prepared:
             word_ngrams=Limits(min_count=settings.min_word_ngram_count, max_size=settings.max_word_ngrams),
             char_ngrams=Limits(min_count=settings.min_char_ngram_count, max_size=settings.max_char_ngrams),
         ),
+        class_weights=settings.class_weights,
     )
 
 

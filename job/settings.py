@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from job import class_weights
 from job.setting_kinds import (
     PREFIX,
     Count,
@@ -123,6 +124,13 @@ class Settings(BaseSettings):
     weight_decay: Shaping[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = 0.0
     """L2 penalty: adds this share of a weight to its gradient. It shrinks the weights of a word only in the
     updates whose texts hold the word."""
+
+    class_weights: Shaping[
+        Annotated[str, Form('none, balanced, or a JSON object of numbers above 0, such as {"spam": 5}')]
+    ] = "none"
+    """How much the rows of each label count in the loss: `none` all the same, `balanced` such that every
+    label counts as much as any other, however rare it is; labels that an object leaves out weigh 1. With
+    BOW_WEIGHT_COLUMN rows are balanced by their weights, and the two are multiplied."""
 
     init: Shaping[Literal["zeros", "uniform"]] = "zeros"
     """The weights before training; `uniform` draws between -1/sqrt(V) and 1/sqrt(V), V being the
@@ -243,6 +251,13 @@ class Settings(BaseSettings):
             problems.append(
                 "BOW_TRAIN_DATA: the tutorial has a vocabulary of its own; unset BOW_MIN_COUNT and "
                 "BOW_MAX_VOCABULARY, or name another data set"
+            )
+        try:
+            class_weights.given(self.class_weights)
+        except ValueError as error:
+            problems.append(
+                f"BOW_CLASS_WEIGHTS: expected none, balanced, or a JSON object of numbers above 0; found "
+                f"{self.class_weights[:80]!r} ({error}); set for example BOW_CLASS_WEIGHTS=balanced"
             )
         if self.train_data == TUTORIAL and self.weight_column is not None:
             problems.append(

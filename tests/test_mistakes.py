@@ -60,6 +60,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             3,
             ["weight is not a finite number of at least 0, first bad-weight.tsv:3", "BOW_MAX_REJECTED"],
         ),
+        ('BOW_TRAIN_DATA=good.tsv BOW_CLASS_WEIGHTS={"z":2}', 3, ["BOW_CLASS_WEIGHTS", "'z'", "'x', 'y'"]),
+        ("BOW_TRAIN_DATA=good.tsv BOW_CLASS_WEIGHTS=even", 2, ["BOW_CLASS_WEIGHTS", "balanced", "'even'"]),
         ("BOW_TRAIN_DATA=good.tsv BOW_PATIENCE=2", 2, ["BOW_PATIENCE", "BOW_VALIDATION_SPLIT=0.1"]),
         ("BOW_TRAIN_DATA=one-label.tsv", 3, ["at least two labels", "'x'"]),
         (

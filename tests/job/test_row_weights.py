@@ -1,4 +1,4 @@
-"""Runs whose rows have weights."""
+"""Runs with weights: of rows, of labels, and of both."""
 
 from pathlib import Path
 
@@ -59,10 +59,12 @@ def test_weights_of_one_change_nothing(tmp_path: Path) -> None:
     assert open_bundle(bundle).manifest.settings["weight_column"] == "w"
 
 
-@pytest.mark.parametrize("split", [0, 0.2])
-def test_a_cache_gives_the_same_model_with_weights(tmp_path: Path, data: Path, split: float) -> None:
+@pytest.mark.parametrize(("class_weights", "split"), [("none", 0), ("balanced", 0.2)])
+def test_a_cache_gives_the_same_model_with_weights(
+    tmp_path: Path, data: Path, class_weights: str, split: float
+) -> None:
     """If it failed, whether a run was the first would decide what its rows count."""
-    settings = {"weight_column": "w", "validation_split": split}
+    settings = {"weight_column": "w", "class_weights": class_weights, "validation_split": split}
     cache = tmp_path / "cache"
     ids = {
         open_bundle(train(tmp_path / name, data, run_name="run", **settings, **more)).bundle_id
@@ -87,6 +89,22 @@ def test_rows_of_weight_zero_lend_their_words_and_no_more(tmp_path: Path) -> Non
     np.testing.assert_allclose(found["weight"][:, places], wanted["weight"], atol=1e-5)
     np.testing.assert_allclose(found["bias"], wanted["bias"], atol=1e-5)
     assert not found["weight"][:, [words.index("x"), words.index("y")]].any()
+
+
+def test_a_labels_weight_multiplies_that_of_its_rows(tmp_path: Path, data: Path) -> None:
+    """If it failed, one of the two settings would be without effect where both are set."""
+    both = train(tmp_path / "out", data, weight_column="w", class_weights='{"spam": 4}')
+    products = [(text, label, w * 4 if label == "spam" else w) for text, label, w in ROWS]
+    assert_same(both, train(tmp_path / "out", write(tmp_path / "other.tsv", products), weight_column="w"))
+
+
+def test_labels_are_balanced_by_what_their_rows_weigh(tmp_path: Path, data: Path) -> None:
+    """If it failed, a label with few rows that weigh much would be raised once more."""
+    balanced = train(tmp_path / "out", data, weight_column="w", class_weights="balanced")
+    sums = {name: sum(w for _, label, w in ROWS if label == name) for name in ("ham", "spam", "eggs")}
+    shares = {name: sum(sums.values()) / (3 * each) for name, each in sums.items()}
+    rows = [(text, label, float(np.float32(w) * np.float32(shares[label]))) for text, label, w in ROWS]
+    assert_same(balanced, train(tmp_path / "out", write(tmp_path / "other.tsv", rows), weight_column="w"))
 
 
 def test_weights_do_not_depend_on_how_features_count(tmp_path: Path, data: Path) -> None:

@@ -245,7 +245,7 @@ def test_shaping_holds_what_changes_the_model_and_nothing_else() -> None:
     )
     assert shaping(settings) == shaping(elsewhere)
     assert set(shaping(settings)) == {
-        *("data_format", "text_column", "label_column", "weight_column", "patience"),
+        *("data_format", "text_column", "label_column", "weight_column", "class_weights", "patience"),
         *("validation_split", "min_count", "max_vocabulary"),
         *("seed", "epochs", "batch_size", "optimizer", "learning_rate", "learning_rate_schedule"),
         *("weight_decay", "init", "shuffle", "tokenizer", "lowercase", "weighting", "normalize"),
