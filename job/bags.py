@@ -24,6 +24,8 @@ class Bags:
     """[n]."""
     values: Values | None = None
     """What each id counts, [nnz]; None where each counts once."""
+    weights: Values | None = None
+    """How much each row counts in training, [n]; None where each counts once."""
 
     @property
     def num_rows(self) -> int:
@@ -48,6 +50,7 @@ class Bags:
             offsets=offsets,
             labels=self.labels[rows],
             values=None if self.values is None else self.values[places],
+            weights=None if self.weights is None else self.weights[rows],
         )
 
     def part(self, start: int, end: int) -> "Bags":
@@ -59,13 +62,19 @@ class Bags:
             offsets=offsets - offsets[0],
             labels=self.labels[start:end],
             values=None if self.values is None else self.values[own],
+            weights=None if self.weights is None else self.weights[start:end],
         )
 
 
 def copied(bags: Bags) -> Bags:
     """The same rows, in memory of their own: a part keeps all that it was cut from in memory."""
-    values = None if bags.values is None else bags.values.copy()
-    return Bags(ids=bags.ids.copy(), offsets=bags.offsets, labels=bags.labels.copy(), values=values)
+    return Bags(
+        ids=bags.ids.copy(),
+        offsets=bags.offsets,
+        labels=bags.labels.copy(),
+        values=None if bags.values is None else bags.values.copy(),
+        weights=None if bags.weights is None else bags.weights.copy(),
+    )
 
 
 def concatenate(parts: Sequence[Bags]) -> Bags:
@@ -78,8 +87,10 @@ def concatenate(parts: Sequence[Bags]) -> Bags:
     if len(parts) == 1:
         return parts[0]
     values = [part.values for part in parts if part.values is not None]
+    weights = [part.weights for part in parts if part.weights is not None]
     return Bags(
         values=np.concatenate(values) if values else None,
+        weights=np.concatenate(weights) if weights else None,
         ids=np.concatenate([part.ids for part in parts]),
         offsets=offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
         labels=np.concatenate([part.labels for part in parts]),

@@ -41,6 +41,8 @@ class Batch:
     """What each token counts: float32 [nnz]; None where each counts once."""
     labels: Tensor
     """int64 [B]."""
+    weights: Tensor | None = None
+    """How much each row counts: float32 [B]; None where each counts once."""
     blocks: tuple[WordBlock, ...]
     """Every word that occurs is in one of them."""
 
@@ -57,7 +59,9 @@ class Parts:
     kinds: tuple[tuple[torch.dtype, int], ...]
     """The type of each part, and how many numbers it has."""
     has_values: bool
-    """Whether the last two are the tokens' values, by row and by word."""
+    """Whether the tokens' values follow the blocks, by row and by word."""
+    has_weights: bool
+    """Whether the last is the rows' weights."""
 
     @property
     def num_tokens(self) -> int:
@@ -89,7 +93,9 @@ class PackedBatch:
     def unpack(self) -> Batch:
         """The batch, on the device that it is on."""
         places, lengths, labels, *blocks = self._parts()
-        values = by_word = None
+        values = by_word = weights = None
+        if self.parts.has_weights:
+            *blocks, weights = blocks
         if self.parts.has_values:
             *blocks, values, by_word = blocks
         words = [steps.cumsum(0, dtype=torch.int32) for steps in blocks[::3]]
@@ -100,6 +106,7 @@ class PackedBatch:
             offsets=_offsets(lengths),
             values=values,
             labels=labels.long(),
+            weights=weights,
             blocks=tuple(
                 WordBlock(words=some, rows=rows, offsets=_offsets(counts), values=each)
                 for some, counts, rows, each in zip(words, blocks[1::3], blocks[2::3], values_of, strict=True)
@@ -144,8 +151,12 @@ def pack(bags: Bags, *, block_size: int) -> PackedBatch:
     narrow: list[npt.NDArray[Any]] = [_narrow(part) for part in parts]
     if bags.values is not None:
         narrow += [bags.values, bags.values[by_word]]
+    if bags.weights is not None:
+        narrow.append(bags.weights)
     kinds = Parts(
-        tuple((_TORCH[part.dtype.name], len(part)) for part in narrow), has_values=bags.values is not None
+        tuple((_TORCH[part.dtype.name], len(part)) for part in narrow),
+        has_values=bags.values is not None,
+        has_weights=bags.weights is not None,
     )
     data = np.empty(kinds.num_bytes, np.uint8)
     start = 0

@@ -30,7 +30,7 @@ from serving.bundle import DataRecord
 from serving.errors import BowspritError
 from serving.features import PLAIN, FeatureSpec
 
-LAYOUT = 2
+LAYOUT = 3
 """Goes up whenever the files of a corpus, or how texts are read, change: older ones are then made anew."""
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after which a half-written corpus is taken for one that a killed job left behind."""
@@ -169,7 +169,8 @@ def _put(folder: Path, path: Path) -> None:
 def _facts(spec: DataSpec, features: FeatureSpec) -> list[Any]:
     """What a data set depends on: how it is read, and from which files in which state."""
     sources = find_sources(spec.location, spec.format, spec.setting)
-    how = [sources[0].format, spec.text_column, spec.label_column, features.tokens_alone]
+    columns = [spec.text_column, spec.label_column, spec.weight_column]
+    how = [sources[0].format, *columns, features.tokens_alone]
     return [how, [source.stamp() for source in sources]]
 
 

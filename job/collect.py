@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from job.bags import Bags, Ids
+from job.bags import Bags, Ids, Values
 from job.dataset import Rows
 from job.features import TokenBlock, tokenize
 from job.memory import give_back_freed_memory
@@ -30,6 +30,8 @@ class RowBlock:
     """[n], dictionary-encoded."""
     sample: pa.StringArray
     """The block's first texts, as they were."""
+    weights: Values | None = None
+    """How much each row counts in training, [n]; None where each counts once."""
 
 
 def tokenize_rows(rows: Rows, *, sample: int, features: FeatureSpec = PLAIN) -> RowBlock:
@@ -38,6 +40,7 @@ def tokenize_rows(rows: Rows, *, sample: int, features: FeatureSpec = PLAIN) -> 
         tokens=tokenize(rows.texts, features),
         labels=rows.labels.dictionary_encode(),
         sample=rows.texts[:sample],
+        weights=rows.weights,
     )
 
 
@@ -106,7 +109,14 @@ class Collector:
         tokens, labels = block.tokens, block.labels.indices.to_numpy()
         label_counts = np.bincount(labels, minlength=len(block.labels.dictionary))
         (label_numbers,) = self._labels.add([block.labels.dictionary], [label_counts])
-        self._store.append(Bags(ids=tokens.codes, offsets=tokens.offsets, labels=label_numbers[labels]))
+        self._store.append(
+            Bags(
+                ids=tokens.codes,
+                offsets=tokens.offsets,
+                labels=label_numbers[labels],
+                weights=block.weights,
+            )
+        )
         self.num_rows += len(labels)
         self.num_tokens += len(tokens.codes)
         self.sample += block.sample[: self._sample_size - len(self.sample)].to_pylist()

@@ -32,6 +32,8 @@ class Corpus:
     """The first id of a character n-gram; of no matter where nothing is normalized."""
     idf: Float32 | None = None
     """Of every feature, [V]; None where none is needed."""
+    label_weights: Float32 | None = None
+    """How much the rows of each label of the model count in training, [K]; None where each counts once."""
 
     @property
     def num_rows(self) -> int:
@@ -48,7 +50,11 @@ class Corpus:
 
     def _encode(self, block: Bags) -> Bags:
         ids, offsets = self.encoder(block)
-        bags = Bags(ids=ids, offsets=offsets, labels=self.label_ids[block.labels])
+        labels, weights = self.label_ids[block.labels], block.weights
+        if self.label_weights is not None:
+            of_label = self.label_weights[labels]
+            weights = of_label if weights is None else weights * of_label
+        bags = Bags(ids=ids, offsets=offsets, labels=labels, weights=weights)
         if not self.spec.is_weighted:
             return bags
         return weighted(bags, self.spec, first_char=self.first_char, idf=self.idf)

@@ -4,6 +4,7 @@ tokens.arrow   the distinct tokens and their counts, as an Arrow IPC file of two
 ids            int32 [num_tokens], little-endian, as they are in memory; so are
 offsets        int64 [N + 1]
 labels         int32 [N]
+weights        float32 [N], where the rows have any
 facts.json     the rest, and the size and CRC-32 of each of the files above
 """
 
@@ -28,6 +29,9 @@ from job.raw_corpus import RawCorpus
 _FACTS = "facts.json"
 _TOKENS = "tokens.arrow"
 _ARRAYS = {"ids": "<i4", "offsets": "<i8", "labels": "<i4"}
+"""The arrays that there always are."""
+_WEIGHTS = "weights"
+_TYPES = _ARRAYS | {_WEIGHTS: "<f4"}
 CHUNK_ROWS, CHUNK_IDS = 1 << 16, 1 << 20
 """Rows and ids of a block, as it is read, at most; a longer row is a block of its own."""
 _AT_ONCE = 1 << 22
@@ -63,8 +67,7 @@ class InFolder:
     def __enter__(self) -> Self:
         with self._stack:
             for name in _ARRAYS:
-                file = (self._folder / name).open("wb+", buffering=0)
-                self._files[name] = self._stack.enter_context(file)
+                self._open(name)
             self._write("offsets", np.zeros(1, np.int64))
             self._stack = self._stack.pop_all()
         return self
@@ -77,6 +80,10 @@ class InFolder:
         self._write("labels", block.labels)
         self._write("offsets", block.offsets[1:] + np.int64(self._num_ids))
         self._write("ids", block.ids)
+        if block.weights is not None:
+            if _WEIGHTS not in self._files:
+                self._open(_WEIGHTS)
+            self._write(_WEIGHTS, block.weights)
         self._lengths.append(len(block.ids))
         self._num_ids += len(block.ids)
 
@@ -100,9 +107,13 @@ class InFolder:
         facts = _Facts(
             label_names=corpus.label_names,
             sample=collector.sample,
-            files={name: _facts_of(_map(self._folder / name)) for name in (_TOKENS, *_ARRAYS)},
+            files={name: _facts_of(_map(self._folder / name)) for name in (_TOKENS, *self._files)},
         )
         (self._folder / _FACTS).write_bytes(msgspec.json.encode(facts))
+
+    def _open(self, name: str) -> None:
+        file = (self._folder / name).open("wb+", buffering=0)
+        self._files[name] = self._stack.enter_context(file)
 
     def _renumber(self, table: Ids, first: int, number: int) -> None:
         size = np.dtype(_ARRAYS["ids"]).itemsize
@@ -113,7 +124,7 @@ class InFolder:
 
     def _write(self, name: str, values: npt.NDArray[Any], first: int | None = None) -> None:
         """Writes the numbers at a place, or at the end."""
-        dtype, file = np.dtype(_ARRAYS[name]), self._files[name]
+        dtype, file = np.dtype(_TYPES[name]), self._files[name]
         file.seek(*(0, os.SEEK_END) if first is None else (first * dtype.itemsize, os.SEEK_SET))
         data = memoryview(values.astype(dtype, copy=False).tobytes())
         while data:
@@ -123,8 +134,8 @@ class InFolder:
 class _Mapped:
     """The blocks of a folder's corpus: only what is used of the files is in memory."""
 
-    def __init__(self, ids: Ids, offsets: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]) -> None:
-        self._all = Bags(ids=ids, offsets=offsets, labels=labels)
+    def __init__(self, rows: Bags) -> None:
+        self._all = rows
 
     def __iter__(self) -> Iterator[Bags]:
         first, offsets = 0, self._all.offsets
@@ -142,19 +153,20 @@ def read_corpus(folder: Path, *, just_written: bool = False) -> tuple[RawCorpus,
     """
     try:
         facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=_Facts)
-        mapped = {name: _map(folder / name) for name in (_TOKENS, *_ARRAYS)}
+        names = [*_ARRAYS, *({_WEIGHTS} & facts.files.keys())]
+        mapped = {name: _map(folder / name) for name in (_TOKENS, *names)}
         for name, content in mapped.items():
             if not just_written and _facts_of(content) != facts.files[name]:
                 raise Damaged(str(folder / name))
         table = pa.ipc.open_file(pa.BufferReader(mapped[_TOKENS])).get_batch(0)
     except (msgspec.MsgspecError, KeyError, pa.ArrowInvalid) as error:
         raise Damaged(str(folder)) from error
-    arrays = {name: np.frombuffer(mapped[name], dtype) for name, dtype in _ARRAYS.items()}
+    arrays = {name: np.frombuffer(mapped[name], _TYPES[name]) for name in names}
     corpus = RawCorpus(
         tokens=table["token"],
         counts=table["count"].to_numpy(),
         label_names=facts.label_names,
-        blocks=_Mapped(**arrays),
+        blocks=_Mapped(Bags(**arrays)),
         num_rows=len(arrays["labels"]),
         num_tokens=len(arrays["ids"]),
     )

@@ -24,6 +24,9 @@ class Learned:
     """What training came to."""
 
     epochs: list[EpochResult]
+    """Those that ran."""
+    best_epoch: int | None
+    """The one whose weights were kept, from 1; None for the last, without a patience."""
     scored: dict[str, Metrics]
     """By use: `validation`, `test`."""
     num_tokens: int
@@ -66,7 +69,7 @@ def learn(
         with clock.stage("train"):
             num_steps = plan.epochs * len(batches)
             with show_progress(num_steps, plan.epochs, for_people=means.for_people) as progress:
-                epochs = train(
+                trained = train(
                     state,
                     batches,
                     optimizer,
@@ -82,7 +85,12 @@ def learn(
                 if use in corpora
             }
         finish(state, model)
-        return Learned(epochs=epochs, scored=scored, num_tokens=batches.num_tokens)
+        return Learned(
+            epochs=trained.epochs,
+            best_epoch=trained.best_epoch,
+            scored=scored,
+            num_tokens=batches.num_tokens,
+        )
 
 
 def _prepare(train: Corpus, num_labels: int, plan: Plan, means: Means) -> Iterator[PackedBatch]:

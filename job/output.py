@@ -13,6 +13,7 @@ from job.log import write
 from job.metrics import Metrics
 from job.prepare import Prepared
 from job.settings import Settings
+from job.trainer import EpochResult
 from job.tutorial import Snapshot
 from serving.parity import Rung, by_name
 from serving.table import rungs_table
@@ -90,6 +91,13 @@ class Output:
         else:
             for when, shot in (("before", before), ("after", after)):
                 log.info("tutorial", when=when, log_probs=shot.log_probs.tolist(), creo=shot.word.tolist())
+
+    def best_epoch(self, epochs: list[EpochResult], best: int | None) -> None:
+        """Which epoch's weights the model has, where that need not be the last one's."""
+        if best is not None:
+            accuracy = epochs[best - 1].validation_accuracy
+            assert accuracy is not None
+            log.info("best_epoch", epoch=best, epochs_run=len(epochs), validation_accuracy=round(accuracy, 4))
 
     def metrics(self, scored: dict[str, Metrics]) -> None:
         """How good the model is."""

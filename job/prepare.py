@@ -1,5 +1,6 @@
 """From what was read to what is trained on: validation split, vocabulary, and the corpora in its numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from job.bags import Values
+from job.class_weights import NONE, label_weights
 from job.corpus import Corpus, encode
 from job.encoder import Encoder, NgramEncoder, TokenEncoder
 from job.inputs import Inputs
@@ -59,14 +62,20 @@ def prepare(
     seed: int,
     spec: FeatureSpec,
     limits: FeatureLimits,
+    class_weights: str = NONE,
 ) -> Prepared:
     """Holds out validation rows, and chooses the vocabulary from the training rows.
 
-    Raises DataError where no row can be held out, or no word is left to learn from.
+    How much a row counts in training is its own weight times its label's, by `class_weights`. It matters
+    there alone: words and documents are counted, and rows held out and scored, as if each row counted once.
+
+    Raises DataError where no row can be held out, no word or no row with a weight is left to learn from, or
+    `class_weights` lists a label that there is not.
     """
     raw = dict(inputs.corpora)
     if validation_split > 0:
         raw["train"], raw["validation"] = _split(raw["train"], validation_split, seed=seed)
+    by_label = _label_weights(raw["train"], class_weights, inputs.label_names)
     vocabulary = inputs.fixed_vocabulary or choose_features(raw["train"], spec, limits)
     if not len(vocabulary):
         raise DataError(
@@ -93,6 +102,7 @@ def prepare(
         idf = inverse_document_frequencies(corpora["train"], len(vocabulary))
     first_char = len(vocabulary) if tables is None else tables.first_char
     corpora = {use: replace(each, spec=spec, first_char=first_char, idf=idf) for use, each in corpora.items()}
+    corpora["train"] = replace(corpora["train"], label_weights=by_label)
     return Prepared(
         vocabulary=vocabulary,
         corpora=corpora,
@@ -127,6 +137,19 @@ def unseen_labels(inputs: Inputs) -> dict[str, list[str]]:
         for use, corpus in inputs.corpora.items()
     }
     return {use: names for use, names in unseen.items() if names}
+
+
+def _label_weights(train: RawCorpus, class_weights: str, label_names: Sequence[str]) -> Values | None:
+    if class_weights == NONE and not train.has_weights:
+        return None  # to add up takes time
+    found = train.label_sums()
+    sums = np.array([found[name] for name in label_names])
+    if not sums.any():
+        raise DataError(
+            f"each of the {train.num_rows:,} training rows has the weight 0: there is nothing to learn from; "
+            "correct the column that BOW_WEIGHT_COLUMN names, or unset it"
+        )
+    return label_weights(class_weights, label_names, sums)
 
 
 def _split(train: RawCorpus, share: float, *, seed: int) -> tuple[RawCorpus, RawCorpus]:

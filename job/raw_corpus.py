@@ -43,8 +43,24 @@ class RawCorpus:
         """The label of every row, [N]."""
         return np.concatenate([block.labels.astype(np.int32, copy=False) for block in self])
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether rows count more or less than once in training."""
+        first = next(iter(self.blocks), None)
+        return first is not None and first.weights is not None
+
+    def label_sums(self) -> dict[str, float]:
+        """What the rows of each label weigh together, by its name: their number where each counts once.
+
+        The sums go row by row, so that it does not matter how rows are cut into blocks.
+        """
+        sums = np.zeros(len(self.label_names))
+        for block in self:
+            np.add.at(sums, block.labels, 1 if block.weights is None else block.weights)
+        return dict(zip(self.label_names, sums.tolist(), strict=True))
+
     def token_counts(self) -> npt.NDArray[np.int64]:
-        """How often each of `tokens` was seen in the corpus's own rows, [D]."""
+        """How often each of `tokens` was seen in the corpus's own rows, whatever they weigh, [D]."""
         if self.kept is None:
             return self.counts
         counts = np.zeros(len(self.tokens) + 1, np.int64)

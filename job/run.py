@@ -78,6 +78,7 @@ def run(settings: Settings, output: Output) -> Path:
     give_back_freed_memory()
     if before is not None:
         output.tutorial(before, tutorial.snapshot(model))
+    output.best_epoch(learned.epochs, learned.best_epoch)
     output.metrics(learned.scored)
 
     parameters = _parameters(model, prepared, inputs)
@@ -121,6 +122,7 @@ def _read(settings: Settings, num_threads: int) -> Inputs:
             format=settings.data_format,
             text_column=settings.text_column,
             label_column=settings.label_column,
+            weight_column=settings.weight_column if use == "train" else None,  # others are scored unweighted
             setting=f"BOW_{use.upper()}_DATA",
         )
         for use, location in locations.items()
@@ -173,6 +175,7 @@ def _prepare(settings: Settings, inputs: Inputs) -> Prepared:
             word_ngrams=Limits(min_count=settings.min_word_ngram_count, max_size=settings.max_word_ngrams),
             char_ngrams=Limits(min_count=settings.min_char_ngram_count, max_size=settings.max_char_ngrams),
         ),
+        class_weights=settings.class_weights,
     )
 
 
@@ -198,6 +201,7 @@ def _how_to_learn(settings: Settings) -> tuple[Optimizer, Plan]:
         schedule=settings.learning_rate_schedule,
         seed=settings.seed,
         shuffle=settings.shuffle,
+        patience=settings.patience,
     )
     return Optimizer(name=settings.optimizer, weight_decay=settings.weight_decay), plan
 
@@ -274,6 +278,7 @@ def _record(
             EpochRecord(loss=epoch.loss, validation_accuracy=epoch.validation_accuracy)
             for epoch in learned.epochs
         ],
+        best_epoch=learned.best_epoch,
         stages=clock.stages,
         peak_memory=peak_memory(),
         peak_device_memory=peak_device_memory(device),

@@ -24,7 +24,7 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One epoch of training."""
 
     loss: float
-    """Mean NLL over the training rows, in nats."""
+    """Mean NLL over the training rows, each times its weight, in nats."""
     validation_accuracy: float | None
 
 
@@ -53,6 +53,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     """Of the training loop."""
     epochs: list[EpochRecord]
+    """Those that ran: with BOW_PATIENCE perhaps not all that were planned."""
+    best_epoch: int | None
+    """The one whose weights the model has, from 1; None without BOW_PATIENCE: the last."""
     stages: dict[str, StageRecord]
     """In the order in which they ran."""
     peak_memory: int

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from job import class_weights
 from job.setting_kinds import (
     PREFIX,
     Count,
@@ -53,6 +54,11 @@ class Settings(BaseSettings):
     label_column: Shaping[str | None] = Field(default=None, examples=["category"])
     """The column that holds the label. Unset, the usual names are tried (label, category, class)."""
 
+    weight_column: Shaping[str | None] = Field(default=None, examples=["weight"])
+    """The column of the training data that holds how much each row counts in the loss: a number of at least
+    0. A row of weight 0 lends the vocabulary its words, and no more. Counts of words, and metrics, go by rows
+    alone. Rows without such a number are rejected."""
+
     max_rejected: Share = 0.01
     """The share of rows that may be unusable (no label, invalid UTF-8) before the job refuses the data.
     Rejected rows are listed beside the bundle, in <run name>.rejected.jsonl."""
@@ -95,6 +101,11 @@ class Settings(BaseSettings):
     """How many times training goes over the data. Time grows in proportion. Unset, chosen by the number of
     training rows: 10 where they are few, 3 where they are many."""
 
+    patience: Shaping[Count | None] = Field(default=None, examples=[3])
+    """Stop once the accuracy on validation data has not risen for so many epochs, and keep the weights of the
+    best epoch, the first of equals; memory holds a copy of them. Needs validation data. The learning rate
+    still falls as if all epochs ran."""
+
     batch_size: Shaping[Count | None] = Field(default=None, examples=[1024])
     """Texts per update. Larger is faster. Unset, chosen by the number of training rows: about an eighth of
     them, at most 16384."""
@@ -114,6 +125,13 @@ class Settings(BaseSettings):
     weight_decay: Shaping[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = 0.0
     """L2 penalty: adds this share of a weight to its gradient. It shrinks the weights of a word only in the
     updates whose texts hold the word."""
+
+    class_weights: Shaping[
+        Annotated[str, Form('none, balanced, or a JSON object of numbers above 0, such as {"spam": 5}')]
+    ] = "none"
+    """How much the rows of each label count in the loss: `none` all the same, `balanced` such that every
+    label counts as much as any other, however rare it is; labels that an object leaves out weigh 1. With
+    BOW_WEIGHT_COLUMN rows are balanced by their weights, and the two are multiplied."""
 
     init: Shaping[Literal["zeros", "uniform"]] = "zeros"
     """The weights before training; `uniform` draws between -1/sqrt(V) and 1/sqrt(V), V being the
@@ -195,6 +213,11 @@ class Settings(BaseSettings):
                 f"BOW_VALIDATION_SPLIT: {self.validation_split} asks for a split, and BOW_VALIDATION_DATA "
                 "names validation data; set BOW_VALIDATION_SPLIT=0, or unset BOW_VALIDATION_DATA"
             )
+        if self.patience is not None and self.validation_data is None and not self.validation_split:
+            problems.append(
+                "BOW_PATIENCE: it goes by the accuracy on validation data, and there is none; set "
+                "BOW_VALIDATION_SPLIT=0.1, or name it in BOW_VALIDATION_DATA"
+            )
         if self.vocabulary_file is not None and self.max_vocabulary is not None:
             problems.append(
                 f"BOW_MAX_VOCABULARY: {self.max_vocabulary} limits a vocabulary that BOW_VOCABULARY_FILE "
@@ -230,7 +253,20 @@ class Settings(BaseSettings):
                 "BOW_TRAIN_DATA: the tutorial has a vocabulary of its own; unset BOW_MIN_COUNT and "
                 "BOW_MAX_VOCABULARY, or name another data set"
             )
-        for name, column in (("text_column", self.text_column), ("label_column", self.label_column)):
+        try:
+            class_weights.given(self.class_weights)
+        except ValueError as error:
+            problems.append(
+                f"BOW_CLASS_WEIGHTS: expected none, balanced, or a JSON object of numbers above 0; found "
+                f"{self.class_weights[:80]!r} ({error}); set for example BOW_CLASS_WEIGHTS=balanced"
+            )
+        if self.train_data == TUTORIAL and self.weight_column is not None:
+            problems.append(
+                f"BOW_WEIGHT_COLUMN: {self.weight_column!r} names a column, and the tutorial has none; "
+                "unset it, or name another data set in BOW_TRAIN_DATA"
+            )
+        for name in ("text_column", "label_column", "weight_column"):
+            column = getattr(self, name)
             if self.data_format == "fasttext" and column is not None:
                 problems.append(
                     f"{env_name(name)}: {column!r} names a column, and fastText files have none; "

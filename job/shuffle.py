@@ -1,6 +1,6 @@
 """A random order of more rows than memory may hold: dealt into buckets, each of which is shuffled in turn."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,9 @@ BUCKET_IDS = 1 << 23
 MAX_BUCKETS = 256
 DEALT_IDS = 1 << 21
 """Ids, and twice the rows, dealt into a file at once; of less, buckets would be in very many parts."""
+
+_FLOATS = ("values", "weights")
+"""What rows may have besides ids and labels."""
 
 Run: TypeAlias = tuple[Bags, npt.NDArray[np.int64]]
 """Rows, and the order in which they are to be taken."""
@@ -89,7 +92,7 @@ def _gathered(blocks: Iterable[Bags]) -> Iterator[Bags]:
     size = 0
     for block in blocks:
         some.append(block)
-        size += len(block.ids) + 2 * block.num_rows  # a row has a label and a length
+        size += len(block.ids) + 2 * block.num_rows  # a row has a label and a length, if not a weight
         if size >= DEALT_IDS:
             whole = concatenate(some)
             some, size = [], 0
@@ -105,17 +108,14 @@ def _same(part: Bags) -> Bags:
 def _put(file: ScratchFile, part: Bags) -> Callable[[], Bags]:
     """Writes some rows; returns what reads them again."""
     lengths = np.diff(part.offsets)
-    values = [] if part.values is None else [part.values.view(np.int32)]
-    data = np.concatenate([part.ids, lengths, part.labels, *values], dtype=np.int32, casting="same_kind")
-    return partial(_get, file, file.put(data), len(part.ids), part.num_rows)
+    floats = {name: each for name in _FLOATS if (each := getattr(part, name)) is not None}
+    arrays = [part.ids, lengths, part.labels, *(each.view(np.int32) for each in floats.values())]
+    data = np.concatenate(arrays, dtype=np.int32, casting="same_kind")
+    return partial(_get, file, file.put(data), [len(array) for array in arrays], list(floats))
 
 
-def _get(file: ScratchFile, place: Place, num_ids: int, num_rows: int) -> Bags:
-    ends = num_ids, num_ids + num_rows, num_ids + 2 * num_rows
-    ids, lengths, labels, values = np.split(file.get(place).view(np.int32), ends)
-    return Bags(
-        ids=ids,
-        offsets=offsets_of(lengths),
-        labels=labels,
-        values=values.view(np.float32) if len(values) else None,
-    )
+def _get(file: ScratchFile, place: Place, sizes: Sequence[int], names: Sequence[str]) -> Bags:
+    """Reads what `_put` wrote: arrays of these sizes, of which the last are those of float32 so named."""
+    ids, lengths, labels, *floats = np.split(file.get(place).view(np.int32), np.cumsum(sizes)[:-1])
+    named = {name: each.view(np.float32) for name, each in zip(names, floats, strict=True)}
+    return Bags(ids=ids, offsets=offsets_of(lengths), labels=labels, **named)

@@ -16,6 +16,7 @@ from job.batches import batch_order
 from job.metrics import Predictions
 from job.model import BowClassifier
 from job.optimizer import Optimizer
+from job.patience import Best
 from job.rows import put_rows, sum_bags, take_rows
 from serving.errors import TrainingError
 
@@ -48,6 +49,8 @@ class Plan:
     schedule: Schedule
     seed: int
     shuffle: bool
+    patience: int | None = None
+    """Epochs without a better accuracy on validation data after which training ends; None for never."""
 
 
 @dataclass(kw_only=True)
@@ -73,9 +76,20 @@ class EpochResult:
     epoch: int
     """From 1."""
     loss: float
-    """Mean NLL loss over the epoch's rows, each taken before the update that used it, in nats."""
+    """Mean over the epoch's rows of the NLL loss, each times its weight, before the update that used it, in
+    nats."""
     validation_accuracy: float | None
     """Of the state after the epoch; None without validation data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training came to, beside the state."""
+
+    epochs: list[EpochResult]
+    """Those that ran."""
+    best_epoch: int | None
+    """The one whose weights the state has, from 1; None without a patience: the last."""
 
 
 def start(model: BowClassifier, optimizer: Optimizer, device: torch.device) -> TrainState:
@@ -129,16 +143,19 @@ def train(
     validation: Iterable[Bags] | None = None,
     on_step: Callable[[Batch], None] = lambda _: None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
-) -> list[EpochResult]:
-    """Runs all epochs; `on_step` is given the batch of each update, `on_epoch` what an epoch came to.
+) -> Trained:
+    """Runs the epochs; `on_step` is given the batch of each update, `on_epoch` what an epoch came to.
 
-    With `validation` the state is scored on it after every epoch.
+    With `validation` the state is scored on it after every epoch; with `patience`, for which there must be
+    some, the state's weights are in the end those of the best epoch, the first of equals. The learning rate
+    goes by the epochs that are planned: where `linear` is stopped early, it has not fallen to zero.
 
     Raises TrainingError, naming the epoch and step, where a loss is not finite. A look at the losses waits
     for the device, so it comes every `CHECK_EVERY` steps; the state then holds what followed from that loss.
     """
     num_steps = plan.epochs * len(batches)
-    results = []
+    results: list[EpochResult] = []
+    best = None if plan.patience is None else Best(patience=plan.patience)
     for epoch in range(plan.epochs):
         losses: list[Tensor] = []
         loss_sum, num_rows, checked = 0.0, 0, 0
@@ -157,7 +174,13 @@ def train(
         accuracy = None if validation is None else evaluate(state, validation).accuracy
         results.append(EpochResult(epoch=epoch + 1, loss=loss_sum / num_rows, validation_accuracy=accuracy))
         on_epoch(results[-1])
-    return results
+        if best is not None:
+            assert accuracy is not None
+            if best.ends(epoch + 1, accuracy, (state.table, state.bias)):
+                break
+    if best is not None:
+        best.restore((state.table, state.bias))
+    return Trained(epochs=results, best_epoch=None if best is None else best.epoch)
 
 
 @torch.no_grad()
@@ -169,6 +192,9 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
         logits = X A^T + b            the gradient of the mean loss: G = (softmax(logits) - Y) / B
         dA^T   = X^T G                db = sum of G over rows
 
+    Where rows have weights, a row's loss and its row of G are multiplied by its own; the mean stays one over
+    B rows, so that a row of weight 2 pulls twice as hard as one of weight 1, whatever else is in the batch.
+
     X is never built: both products are bags of rows summed, by row and by word. Only the rows of A^T whose
     words occur are read and written, block by block, so that what an update needs stays in the cache; where
     all are one block, the logits are summed from there too.
@@ -177,11 +203,16 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
     sums = sum_bags(near, batch.ids, batch.offsets, batch.values)
     log_probs = F.log_softmax(sums.add_(state.bias), dim=1)  # [B, K]
     labels = batch.labels.unsqueeze(1)
-    loss = log_probs.gather(1, labels).sum().neg_()
+    losses = log_probs.gather(1, labels)  # [B, 1], their negatives
 
     gradient = log_probs.exp_()
     gradient.scatter_add_(1, labels, gradient.new_full(labels.shape, -1.0))
     gradient.div_(len(batch.labels))
+    if batch.weights is not None:
+        row_weights = batch.weights.unsqueeze(1)
+        losses.mul_(row_weights)
+        gradient.mul_(row_weights)
+    loss = losses.sum().neg_()
 
     state.step += 1
     for block in batch.blocks:
@@ -199,7 +230,7 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
 
 @torch.no_grad()
 def evaluate(state: TrainState, rows: Iterable[Bags]) -> Predictions:
-    """What the model says of every row, in chunks that bound the memory; float32 sums."""
+    """What the model says of every row, whatever it weighs, in chunks that bound the memory; float32 sums."""
     size = min(MAX_CHUNK_ROWS, max(1, MAX_CHUNK_CELLS // len(state.bias)))
     device = state.table.device
     labels, predicted, true_log_probs = [], [], []

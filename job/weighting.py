@@ -48,7 +48,7 @@ def distinct(bags: Bags) -> tuple[Bags, npt.NDArray[np.int64]]:
     distinct_keys = keys[starts]
     lengths = np.bincount(distinct_keys >> 32, minlength=bags.num_rows)
     ids = (distinct_keys & 0xFFFFFFFF).astype(np.int32)
-    return Bags(ids=ids, offsets=offsets_of(lengths), labels=bags.labels), counts
+    return replace(bags, ids=ids, offsets=offsets_of(lengths)), counts
 
 
 def inverse_document_frequencies(rows: Iterable[Bags], num_features: int) -> Float32:

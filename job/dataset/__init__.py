@@ -3,7 +3,8 @@
 sources    which files, of which format, and their bytes in blocks of whole records
 readers    a block of a text file to texts and labels; jsonlines and parquet are two formats' own
 records    where records begin and end
-columns    which columns hold texts and labels, and which rows are good
+columns    which columns hold texts, labels and weights, and which rows are good
+weights    what stands in a column of weights, as numbers
 rejected   the rows that could not be used
 read       all of it together, in threads
 """

@@ -1,4 +1,4 @@
-"""The two columns of a data set: finding them by name, and keeping the rows in which both are good."""
+"""The columns of a data set: finding them by name, and keeping the rows in which all of them are good."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from job.dataset.weights import is_no_weight, to_numbers
 from serving.errors import DataError
 
 _TEXT_NAMES = ("text", "sentence", "content", "message", "document", "utterance", "query", "question", "body")
@@ -21,22 +23,24 @@ Reject: TypeAlias = tuple[int, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Where a file has its texts and labels."""
+    """Where a file has its texts and labels, and how much its rows count."""
 
     names: tuple[str, ...]
     """All columns, in the file's order."""
     text: int
     label: int
+    weight: int | None = None
+    """None where each row counts once."""
 
     @property
-    def text_name(self) -> str:
-        """The name of the column of texts."""
-        return self.names[self.text]
+    def places(self) -> tuple[int, ...]:
+        """The columns that are read: the texts', the labels', and the weights' if there is one."""
+        return (self.text, self.label) if self.weight is None else (self.text, self.label, self.weight)
 
     @property
-    def label_name(self) -> str:
-        """The name of the column of labels."""
-        return self.names[self.label]
+    def names_read(self) -> tuple[str, ...]:
+        """The names of the columns that are read, in the same order."""
+        return tuple(self.names[place] for place in self.places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +51,25 @@ class Parsed:
     """pa.StringArray [N], without nulls."""
     labels: Any
     """pa.StringArray [N], without nulls."""
+    weights: npt.NDArray[np.float32] | None
+    """[N], finite and at least 0; None where each row counts once."""
     rejects: list[Reject]
 
 
 def find_columns(
-    names: Sequence[str], path: Path, *, text_column: str | None, label_column: str | None
+    names: Sequence[str],
+    path: Path,
+    *,
+    text_column: str | None,
+    label_column: str | None,
+    weight_column: str | None = None,
 ) -> Columns:
-    """Find the two columns: by the given names exactly, otherwise by the usual names in any case.
+    """Find the columns: by the given names exactly, otherwise by the usual names in any case.
+
+    A column of weights is looked for where it is named, and has no usual names.
 
     Raises:
-        DataError: a column is missing, occurs twice, or both are the same.
+        DataError: a column is missing, occurs twice, or two of them are the same.
     """
     text = _find(names, path, "text", text_column, _TEXT_NAMES)
     label = _find(names, path, "label", label_column, _LABEL_NAMES)
@@ -65,7 +78,14 @@ def find_columns(
             f"{path}: text and label are both read from the column {names[text]!r}; "
             f"the columns are {_listed(names)}; set BOW_TEXT_COLUMN and BOW_LABEL_COLUMN"
         )
-    return Columns(names=tuple(names), text=text, label=label)
+    weight = None if weight_column is None else _find(names, path, "weight", weight_column, ())
+    if weight in (text, label):
+        raise DataError(
+            f"{path}: weights and {'texts' if weight == text else 'labels'} are both read from the column "
+            f"{weight_column!r}; the columns are {_listed(names)}; correct BOW_WEIGHT_COLUMN, or name the "
+            "others in BOW_TEXT_COLUMN and BOW_LABEL_COLUMN"
+        )
+    return Columns(names=tuple(names), text=text, label=label, weight=weight)
 
 
 def _find(names: Sequence[str], path: Path, what: str, wanted: str | None, usual_names: Sequence[str]) -> int:
@@ -96,19 +116,22 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else "")
 
 
-def keep_good(texts: Any, labels: Any, lines: Any, rejects: list[Reject]) -> Parsed:
-    """Keep the rows with a text (it may be empty) and a label, both valid UTF-8 without NUL.
+def keep_good(fields: Sequence[Any], lines: Any, rejects: list[Reject]) -> Parsed:
+    """Keep the rows with a text (it may be empty) and a label, both valid UTF-8 without NUL, and a weight.
 
     Args:
-        texts: BinaryArray [N]; null where the row has none.
-        labels: BinaryArray [N]; null where the row has none.
+        fields: what stands in the columns that are read, in the order of `Columns.places`: texts and labels,
+            each a BinaryArray [N], and weights, a BinaryArray or DoubleArray [N], where they are asked for.
+            Null where the row has none.
         lines: int64 [N], the line of each row.
         rejects: rows of the block that were refused before, each a line and a reason.
 
     Returns:
         The good rows, and all rejects by line; a row has one reason, the first that holds.
     """
-    rows = pa.record_batch({"text": texts, "label": labels, "line": lines})
+    texts, labels, *weights = fields
+    columns = {"text": texts, "label": labels, "line": lines}
+    rows = pa.record_batch(columns | ({"weight": to_numbers(weights[0])} if weights else {}))
     rejects = list(rejects)
 
     def reject(reason: str, bad: Any) -> None:
@@ -125,9 +148,15 @@ def keep_good(texts: Any, labels: Any, lines: Any, rejects: list[Reject]) -> Par
     # A view, unlike a cast, does not check the bytes a second time.
     trimmed = pc.utf8_trim_whitespace(rows["label"].view(pa.string()))
     reject("no label", pc.equal(pc.binary_length(trimmed), 0))
+    if weights:
+        reject("no weight", pc.is_null(rows["weight"]))
+        reject("weight is not a finite number of at least 0", is_no_weight(rows["weight"]))
     rejects.sort(key=lambda reject: reject[0])
     return Parsed(
-        texts=rows["text"].view(pa.string()), labels=rows["label"].view(pa.string()), rejects=rejects
+        texts=rows["text"].view(pa.string()),
+        labels=rows["label"].view(pa.string()),
+        weights=rows["weight"].to_numpy() if weights else None,
+        rejects=rejects,
     )
 
 

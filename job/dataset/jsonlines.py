@@ -1,4 +1,4 @@
-"""From JSON lines to texts and labels: by Arrow where it can, otherwise line by line."""
+"""From JSON lines to texts, labels and weights: by Arrow where it can, otherwise line by line."""
 
 import json
 from typing import Any
@@ -14,6 +14,14 @@ from job.dataset.sources import Block
 from serving.errors import DataError
 
 _SAMPLE_LINES = 100
+_READ = ("text", "label", "weight")
+_TYPES = (
+    (pa.string(), pa.float64()),
+    (pa.int64(), pa.float64()),
+    (pa.string(), pa.string()),
+    (pa.int64(), pa.string()),
+)
+"""The types of labels and weights that Arrow may read; the first two differ in the labels' alone."""
 
 
 def object_keys(block: Block) -> list[str]:
@@ -47,32 +55,36 @@ def parse_jsonl(block: Block, columns: Columns) -> Parsed:
     # line, and so is one with a byte that is not UTF-8, if only in a column that nobody asked for.
     is_object = pc.and_(pc.starts_with(lines, b"{"), pc.ends_with(lines, b"}"))
     if pc.all(is_object, min_count=0).as_py() and not any_invalid(lines):
-        for label_type in (pa.string(), pa.int64()):
-            table = _read_json(block.data, columns, label_type)
+        for label_type, weight_type in _TYPES if columns.weight is not None else _TYPES[:2]:
+            table = _read_json(block.data, columns, label_type, weight_type)
             if table is not None and len(table) == len(lines):
-                texts, labels = (column.combine_chunks() for column in table.columns)
-                return keep_good(
-                    texts.cast(pa.binary()), labels.cast(pa.string()).cast(pa.binary()), numbers, []
-                )
+                return keep_good([_field(column.combine_chunks()) for column in table.columns], numbers, [])
     return _parse_json_lines(lines.to_pylist(), numbers.tolist(), columns)
 
 
-def _read_json(data: bytes, columns: Columns, label_type: Any) -> Any:
-    """Return a table of two columns, texts and labels, or None where a row has values of another type."""
-    schema = pa.schema([(columns.text_name, pa.string()), (columns.label_name, label_type)])
+def _read_json(data: bytes, columns: Columns, label_type: Any, weight_type: Any) -> Any:
+    """Return a table of the columns that are read, or None where a row has values of another type."""
+    types = (pa.string(), label_type, weight_type)
+    schema = pa.schema(list(zip(columns.names_read, types, strict=False)))
     try:
         return pa_json.read_json(
             pa.BufferReader(data),
             read_options=pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
             parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        ).select([columns.text_name, columns.label_name])
+        ).select(columns.names_read)
     except pa.ArrowInvalid:
         return None
 
 
+def _field(values: Any) -> Any:
+    """Return a column as `keep_good` takes it."""
+    if pa.types.is_floating(values.type):
+        return pc.if_else(pc.is_finite(values), values, None)  # NaN counts as missing, as it does elsewhere
+    return values.cast(pa.string()).cast(pa.binary())
+
+
 def _parse_json_lines(lines: list[bytes], numbers: list[int], columns: Columns) -> Parsed:
-    texts: list[bytes | None] = []
-    labels: list[bytes | None] = []
+    fields: list[list[bytes | None]] = [[] for _ in columns.places]
     kept: list[int] = []
     rejects: list[Reject] = []
     for line, number in zip(lines, numbers, strict=True):
@@ -83,17 +95,16 @@ def _parse_json_lines(lines: list[bytes], numbers: list[int], columns: Columns) 
             reason = "not a JSON object" if is_utf8(line) else "invalid UTF-8"
             rejects.append((number, reason))
             continue
-        text, label = row.get(columns.text_name), row.get(columns.label_name)
-        nested = next((key for key, value in (("text", text), ("label", label)) if _is_nested(value)), None)
+        values = [row.get(name) for name in columns.names_read]
+        nested = next((what for what, value in zip(_READ, values, strict=False) if _is_nested(value)), None)
         if nested is not None:
             rejects.append((number, f"{nested} is not a plain value"))
             continue
-        texts.append(_scalar_bytes(text))
-        labels.append(_scalar_bytes(label))
+        for field, value in zip(fields, values, strict=True):
+            field.append(_scalar_bytes(value))
         kept.append(number)
-    return keep_good(
-        pa.array(texts, pa.binary()), pa.array(labels, pa.binary()), np.array(kept, np.int64), rejects
-    )
+    arrays = [pa.array(field, pa.binary()) for field in fields]
+    return keep_good(arrays, np.array(kept, np.int64), rejects)
 
 
 def _parse_object(line: bytes) -> dict[str, Any] | None:

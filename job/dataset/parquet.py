@@ -1,4 +1,4 @@
-"""From a Parquet file to texts and labels; its columns are read a batch at a time."""
+"""From a Parquet file to texts, labels and weights; its columns are read a batch at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ from job.dataset.columns import Parsed, find_columns, keep_good
 from serving.errors import DataError
 
 _MAX_BATCH_ROWS = 65_536
+_SETTINGS = "BOW_TEXT_COLUMN or BOW_LABEL_COLUMN"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Some rows of a Parquet file, as they are stored."""
 
-    texts: Any
-    labels: Any
+    fields: list[Any]
+    """In the order of `Columns.places`."""
     first_row: int
     """The number of the first row; a file's first row is 1."""
 
@@ -31,6 +32,7 @@ def read_batches(
     *,
     text_column: str | None,
     label_column: str | None,
+    weight_column: str | None = None,
 ) -> Iterator[Batch]:
     """Yield the rows in batches of about BLOCK_BYTES; `fingerprint` takes the bytes of the file.
 
@@ -45,14 +47,20 @@ def read_batches(
         file.seek(0)
         parquet = pq.ParquetFile(file)
         schema = parquet.schema_arrow
-        columns = find_columns(schema.names, path, text_column=text_column, label_column=label_column)
-        names = [columns.text_name, columns.label_name]
+        columns = find_columns(
+            schema.names,
+            path,
+            text_column=text_column,
+            label_column=label_column,
+            weight_column=weight_column,
+        )
+        names = list(columns.names_read)
         for name in names:
             column_type = schema.field(name).type
             if not _has_text_form(column_type):
                 raise DataError(
                     f"{path}: expected the column {name!r} to hold plain values, found {column_type}; "
-                    "choose another with BOW_TEXT_COLUMN or BOW_LABEL_COLUMN"
+                    f"choose another with {'BOW_WEIGHT_COLUMN' if name == weight_column else _SETTINGS}"
                 )
         metadata = parquet.metadata
         num_bytes = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
@@ -61,14 +69,15 @@ def read_batches(
         for batch in parquet.iter_batches(
             batch_size=min(max(batch_rows, 1), _MAX_BATCH_ROWS), columns=names, use_threads=False
         ):
-            yield Batch(texts=batch.column(names[0]), labels=batch.column(names[1]), first_row=first_row)
+            yield Batch(fields=[batch.column(name) for name in names], first_row=first_row)
             first_row += len(batch)
 
 
 def parse_batch(batch: Batch) -> Parsed:
     """Keep the batch's good rows; the line of a reject is the number of its row."""
-    lines = np.arange(batch.first_row, batch.first_row + len(batch.texts), dtype=np.int64)
-    return keep_good(_as_bytes(batch.texts), _as_bytes(batch.labels), lines, [])
+    texts, labels, *weights = batch.fields
+    lines = np.arange(batch.first_row, batch.first_row + len(texts), dtype=np.int64)
+    return keep_good([_as_bytes(texts), _as_bytes(labels), *map(_as_numbers, weights)], lines, [])
 
 
 def _has_text_form(column_type: Any) -> bool:
@@ -77,6 +86,14 @@ def _has_text_form(column_type: Any) -> bool:
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return False
     return True
+
+
+def _as_numbers(values: Any) -> Any:
+    """Return a DoubleArray [N] of a column of numbers, and of any other a BinaryArray [N]."""
+    kind = values.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return values.cast(pa.float64(), safe=False)
+    return _as_bytes(values)
 
 
 def _as_bytes(values: Any) -> Any:

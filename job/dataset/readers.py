@@ -1,4 +1,4 @@
-"""From a block of a text file to texts and labels; each format's good path is vectorised."""
+"""From a block of a text file to texts, labels and weights; each format's good path is vectorised."""
 
 import csv
 import io
@@ -22,23 +22,40 @@ _TSV = pa_csv.ParseOptions(delimiter="\t", quote_char=False)
 
 
 def read_header(
-    block: Block, file_format: FileFormat, *, text_column: str | None, label_column: str | None
+    block: Block,
+    file_format: FileFormat,
+    *,
+    text_column: str | None,
+    label_column: str | None,
+    weight_column: str | None = None,
 ) -> tuple[Columns, Block]:
     """Find the columns in a file's first block; return them and the block without the header.
 
     JSON lines have no header: the columns are the keys of the first objects. Nor has fastText.
 
     Raises:
-        DataError: there is no usable header, or a column is missing or ambiguous.
+        DataError: there is no usable header, or a column is missing or ambiguous; or a column of weights is
+            named, and fastText has none.
     """
     if file_format == "fasttext":
+        if weight_column is not None:
+            raise DataError(
+                f"{block.path}: expected a column {weight_column!r} (BOW_WEIGHT_COLUMN), and a fastText file "
+                "has no columns; unset BOW_WEIGHT_COLUMN, or write the data in another format"
+            )
         return Columns(names=("text", "label"), text=0, label=1), block
     if file_format == "jsonl":
         names = object_keys(block)
         rest = block
     else:
         names, rest = _split_header(block, is_csv=file_format == "csv")
-    columns = find_columns(names, block.path, text_column=text_column, label_column=label_column)
+    columns = find_columns(
+        names,
+        block.path,
+        text_column=text_column,
+        label_column=label_column,
+        weight_column=weight_column,
+    )
     return columns, rest
 
 
@@ -84,8 +101,7 @@ def _parse_tsv(block: Block, columns: Columns) -> Parsed:
     if table is None or len(table) != num_lines:
         return _parse_tsv_lines(block, columns)
     numbers = np.arange(block.first_line, block.first_line + num_lines, dtype=np.int64)
-    texts, labels = (column.combine_chunks() for column in table.columns)
-    return keep_good(texts, labels, numbers, [])
+    return keep_good([column.combine_chunks() for column in table.columns], numbers, [])
 
 
 def _parse_tsv_lines(block: Block, columns: Columns) -> Parsed:
@@ -99,9 +115,7 @@ def _parse_tsv_lines(block: Block, columns: Columns) -> Parsed:
         rejects = [(line, _wrong_columns(len(columns.names), found)) for line, found in bad]
         fields = fields.filter(pa.array(fits))
         numbers = numbers[fits]
-    texts = pc.list_element(fields, columns.text)
-    labels = pc.list_element(fields, columns.label)
-    return keep_good(texts, labels, numbers, rejects)
+    return keep_good([pc.list_element(fields, place) for place in columns.places], numbers, rejects)
 
 
 def _wrong_columns(expected: int, found: int) -> str:
@@ -123,16 +137,15 @@ def _parse_csv(block: Block, columns: Columns) -> Parsed:
     numbers = csv_record_lines(data, ends, block.first_line)
     table = _read_table(data, columns, _CSV) if len(numbers) else None
     if table is not None and len(table) == len(numbers):
-        texts, labels = (column.combine_chunks() for column in table.columns)
-        return keep_good(texts, labels, numbers, rejects)
+        return keep_good([column.combine_chunks() for column in table.columns], numbers, rejects)
     return _parse_csv_records(data, ends, numbers, columns, rejects)
 
 
 def _read_table(data: bytes, columns: Columns, options: pa_csv.ParseOptions) -> Any:
-    """Return a table of two columns, texts and labels, or None where a row has more or fewer columns."""
+    """Return a table of the columns that are read, or None where a row has more or fewer columns."""
     if data.startswith(BOM):
         return None  # Arrow would take it off, and only a file's own is no part of the text
-    text, label = str(columns.text), str(columns.label)
+    wanted = [str(place) for place in columns.places]
     try:
         return pa_csv.read_csv(
             pa.BufferReader(data),
@@ -143,7 +156,7 @@ def _read_table(data: bytes, columns: Columns, options: pa_csv.ParseOptions) -> 
             ),
             parse_options=options,
             convert_options=pa_csv.ConvertOptions(
-                include_columns=[text, label], column_types={text: pa.binary(), label: pa.binary()}
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.binary())
             ),
         )
     except pa.ArrowInvalid:
@@ -160,20 +173,18 @@ def _parse_csv_records(
     # In Latin-1 a character is a byte, so any bytes pass through the csv module unchanged.
     pieces = (data[start:end].decode("latin-1") for start, end in pairwise(edges))
     rows = csv.reader(piece for piece in pieces if piece.strip("\r\n"))
-    texts: list[bytes] = []
-    labels: list[bytes] = []
+    fields: list[list[bytes]] = [[] for _ in columns.places]
     kept: list[int] = []
     rejects = list(rejects)
     for row, number in zip(rows, numbers.tolist(), strict=True):
         if len(row) != len(columns.names):
             rejects.append((number, _wrong_columns(len(columns.names), len(row))))
             continue
-        texts.append(row[columns.text].encode("latin-1"))
-        labels.append(row[columns.label].encode("latin-1"))
+        for field, place in zip(fields, columns.places, strict=True):
+            field.append(row[place].encode("latin-1"))
         kept.append(number)
-    return keep_good(
-        pa.array(texts, pa.binary()), pa.array(labels, pa.binary()), np.array(kept, np.int64), rejects
-    )
+    arrays = [pa.array(field, pa.binary()) for field in fields]
+    return keep_good(arrays, np.array(kept, np.int64), rejects)
 
 
 def _parse_fasttext(block: Block) -> Parsed:
@@ -195,4 +206,4 @@ def _parse_fasttext(block: Block) -> Parsed:
         single[i] = not any(token.startswith(_LABEL) for token in texts[i].as_py().split())
     rejects += [(line, "several labels; one is expected") for line in numbers[~single].tolist()]
     keep = pa.array(single)
-    return keep_good(texts.filter(keep), labels.filter(keep), numbers[single], rejects)
+    return keep_good([texts.filter(keep), labels.filter(keep)], numbers[single], rejects)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from job.dataset.columns import Parsed, Reject
 from job.dataset.parquet import parse_batch, read_batches
 from job.dataset.readers import parse, read_header
@@ -29,6 +32,8 @@ class DataSpec:
     """The column of texts; None finds it by its usual names. fastText has no columns."""
     label_column: str | None = None
     """The column of labels, in the same way."""
+    weight_column: str | None = None
+    """The column of how much each row counts; None for once. Rows without such a number are rejected."""
     setting: str
     """The environment variable that gave the location, for messages."""
 
@@ -41,6 +46,8 @@ class Rows:
     """pa.StringArray [N]: valid UTF-8 without NUL, no nulls; may be empty strings."""
     labels: Any
     """pa.StringArray [N]: not blank, valid UTF-8 without NUL, no nulls."""
+    weights: npt.NDArray[np.float32] | None = None
+    """How much each row counts, [N], finite and at least 0; None where each counts once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +106,7 @@ def read(
 
     def work(parse_rows: Callable[[], Parsed]) -> tuple[int, list[R], list[Reject]]:
         parsed = parse_rows()
-        rows = Rows(texts=parsed.texts, labels=parsed.labels)
+        rows = Rows(texts=parsed.texts, labels=parsed.labels, weights=parsed.weights)
         return len(rows.texts), [process(rows)] if len(rows.texts) else [], parsed.rejects
 
     def collect() -> None:
@@ -135,7 +142,11 @@ def read(
 
 def _parsers(source: Source, spec: DataSpec, fingerprint: Fingerprint) -> Iterator[Callable[[], Parsed]]:
     """Yield, for each block of a file in order, what parses it."""
-    names = {"text_column": spec.text_column, "label_column": spec.label_column}
+    names = {
+        "text_column": spec.text_column,
+        "label_column": spec.label_column,
+        "weight_column": spec.weight_column,
+    }
     if source.format == "parquet":
         for batch in read_batches(source, fingerprint, **names):
             yield partial(parse_batch, batch)

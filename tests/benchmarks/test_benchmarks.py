@@ -185,6 +185,7 @@ def test_the_profile_shows_every_stage() -> None:
         num_tokens=1000,
         tokens_per_second=2000,
         epochs=[EpochRecord(loss=1, validation_accuracy=None)] * 2,
+        best_epoch=None,
         stages={
             "read": StageRecord(seconds=3, peak_memory=10**7),
             "train": StageRecord(seconds=1, peak_memory=10**7),

@@ -11,14 +11,15 @@ from job.batches import prepare_batches, runs_of
 NUM_WORDS, NUM_LABELS = 40, 5
 
 
-def random_bags(num_rows: int, *, seed: int = 0, max_tokens: int = 12) -> Bags:
-    """Rows of up to `max_tokens` of `NUM_WORDS` words, some of them without any."""
+def random_bags(num_rows: int, *, seed: int = 0, max_tokens: int = 12, with_weights: bool = False) -> Bags:
+    """Rows of up to `max_tokens` of `NUM_WORDS` words, some of them without any; some have the weight 0."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(0, max_tokens, num_rows)
     return Bags(
         ids=generator.integers(0, NUM_WORDS, lengths.sum()).astype(np.int32),
         offsets=offsets_of(lengths),
         labels=generator.integers(0, NUM_LABELS, num_rows),
+        weights=np.maximum(generator.normal(1, 1, num_rows), 0).astype(np.float32) if with_weights else None,
     )
 
 

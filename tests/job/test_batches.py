@@ -28,6 +28,32 @@ def rows_of_bags(bags: Bags) -> list[tuple[list[int], int]]:
     return [(row.tolist(), label) for row, label in zip(ids, bags.labels.tolist(), strict=True)]
 
 
+@pytest.mark.parametrize("with_values", [False, True])
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_each_row_of_a_batch_has_its_own_weight(with_values: bool, with_weights: bool) -> None:
+    """If it failed, a weight would go to another row, or be taken for what a token counts."""
+    number = np.arange(50)
+    rows = Bags(
+        ids=number.astype(np.int32),
+        offsets=np.arange(51),
+        labels=number,
+        values=number.astype(np.float32) + 100 if with_values else None,
+        weights=number.astype(np.float32) / 3 if with_weights else None,
+    )
+    for batch in map(PackedBatch.unpack, batches_of([rows.part(0, 20), rows.part(20, 50)])):
+        if with_weights:
+            assert batch.weights is not None
+            assert batch.weights.dtype == torch.float32
+            assert torch.equal(batch.weights, batch.labels.float() / 3)
+        else:
+            assert batch.weights is None
+        if with_values:
+            assert batch.values is not None
+            assert torch.equal(batch.values, batch.labels.float() + 100)
+        else:
+            assert batch.values is None
+
+
 def test_the_order_of_an_epoch_is_a_pure_function_of_seed_and_epoch() -> None:
     """If it failed, a run could not go on from a checkpoint as if nothing had happened."""
     orders = {

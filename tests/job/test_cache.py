@@ -56,7 +56,7 @@ def assert_equal(one: Inputs, other: Inputs) -> None:
     assert corpus.tokens.equals(expected.tokens)
     assert (corpus.label_names, one.samples) == (expected.label_names, other.samples)
     found, wanted = concatenate(list(corpus)), concatenate(list(expected))
-    for name in ("ids", "offsets", "labels"):
+    for name in ("ids", "offsets", "labels", "weights"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
 
 
@@ -113,6 +113,25 @@ def test_the_same_files_read_in_another_way_are_other_data(tmp_path: Path) -> No
     assert by_title.corpora["train"].tokens.to_pylist() == ["c", "e"]
 
 
+def test_rows_with_and_without_weights_are_other_data(tmp_path: Path) -> None:
+    """If it failed, a run would have the weights of an earlier one, or none."""
+    path = tmp_path / "train.tsv"
+    path.write_text("text\tlabel\tw\tv\na\tx\t1\t5\nb\ty\t2\t6\n")
+    found = [
+        read(path, tmp_path / "cache", **spec)
+        for spec in ({}, {"weight_column": "w"}, {"weight_column": "v"}, {}, {"weight_column": "w"})
+    ]
+    assert [bool(inputs.cached) for inputs in found] == [False, False, False, True, True]
+    weights = [concatenate(list(inputs.corpora["train"])).weights for inputs in found]
+    assert [None if each is None else each.tolist() for each in weights] == [
+        None,
+        [1, 2],
+        [5, 6],
+        None,
+        [1, 2],
+    ]
+
+
 def test_two_files_are_not_taken_for_one_with_the_same_bytes(tmp_path: Path) -> None:
     """If it failed, a header between two files would become a row, or a row a header."""
     parts = ["text\tlabel\na\tx\n", "text\tlabel\nb\ty\n"]
@@ -140,19 +159,19 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip, empty, Path.unlink])
-@pytest.mark.parametrize("part", ["ids", "offsets", "labels", "tokens.arrow"])
-def test_a_damaged_cache_is_made_anew(
-    tmp_path: Path, data: Path, part: str, damage: Callable[[Path], None]
-) -> None:
+@pytest.mark.parametrize("part", ["ids", "offsets", "labels", "weights", "tokens.arrow"])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, part: str, damage: Callable[[Path], None]) -> None:
     """If it failed, a disk error would end in a wrong model or in a cache that fails every run."""
-    expected = read(data, None)
-    read(data, tmp_path / "cache")
+    data = tmp_path / "train.tsv"
+    data.write_text("text\tlabel\tw\na\tx\t1\nb\ty\t2\n")
+    expected = read(data, None, weight_column="w")
+    read(data, tmp_path / "cache", weight_column="w")
     (path,) = (tmp_path / "cache" / "corpora").glob(f"*/{part}")
     damage(path)
-    mended = read(data, tmp_path / "cache")
+    mended = read(data, tmp_path / "cache", weight_column="w")
     assert not mended.cached
     assert_equal(mended, expected)
-    assert read(data, tmp_path / "cache").cached
+    assert read(data, tmp_path / "cache", weight_column="w").cached
 
 
 @pytest.mark.parametrize("damage", [cut, empty, Path.unlink])

@@ -14,7 +14,7 @@ from job.corpus_files import InFolder, read_corpus
 from job.dataset import Rows
 
 
-def random_blocks(num_blocks: int) -> list[RowBlock]:
+def random_blocks(num_blocks: int, *, with_weights: bool = False) -> list[RowBlock]:
     generator = np.random.default_rng(1)
     blocks = []
     for number in range(num_blocks):
@@ -23,16 +23,26 @@ def random_blocks(num_blocks: int) -> list[RowBlock]:
         words = generator.integers(0, 5 + number, (num_rows, 4))
         texts = [" ".join(f"w{word}" for word in row) for row in words]
         labels = [f"label{9 - word % 4}" for word in words[:, 0]]
-        rows = Rows(texts=pa.array(texts, pa.string()), labels=pa.array(labels, pa.string()))
+        rows = Rows(
+            texts=pa.array(texts, pa.string()),
+            labels=pa.array(labels, pa.string()),
+            weights=words[:, 1].astype(np.float32) if with_weights else None,
+        )
         blocks.append(tokenize_rows(rows, sample=2))
     return blocks
 
 
+@pytest.mark.parametrize("with_weights", [False, True])
 @pytest.mark.parametrize("max_tokens", [None, 10])
 @pytest.mark.parametrize("num_blocks", [1, 2, 40])
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
 def test_blocks_are_numbered_as_they_are_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_blocks: int, at_once: int, max_tokens: int | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_blocks: int,
+    at_once: int,
+    max_tokens: int | None,
+    with_weights: bool,
 ) -> None:
     """If it failed, a run with BOW_CACHE_DIR would learn from other words than one without."""
     for module, name in (
@@ -42,7 +52,7 @@ def test_blocks_are_numbered_as_they_are_in_memory(
         (corpus_files, "CHUNK_IDS"),
     ):
         monkeypatch.setattr(module, name, at_once)
-    blocks = random_blocks(num_blocks)
+    blocks = random_blocks(num_blocks, with_weights=with_weights)
     with InFolder(tmp_path) as files:
         memory = InMemory()
         on_disk, in_memory = (Collector(store, sample=3, max_tokens=max_tokens) for store in (files, memory))
@@ -61,5 +71,7 @@ def test_blocks_are_numbered_as_they_are_in_memory(
         assert getattr(found, name) == getattr(expected, name)
     np.testing.assert_array_equal(found.counts, expected.counts)
     one, other = concatenate(list(found)), concatenate(list(expected))
-    for name in ("ids", "offsets", "labels"):
+    assert (one.weights is not None) == with_weights == (tmp_path / "weights").exists()
+    assert found.label_sums() == expected.label_sums()
+    for name in ("ids", "offsets", "labels", "weights"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))

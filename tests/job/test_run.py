@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from job import log
 from job.environment import load_settings
 from job.output import Output
 from job.run import run
@@ -75,7 +76,27 @@ def test_the_run_record_says_where_the_time_went(tmp_path: Path, data: Path) -> 
     assert record["num_rows"] == 40
     assert record["num_tokens"] == 5 * sum(len(text.split()) for text, _ in TEXTS)
     assert [epoch["validation_accuracy"] is not None for epoch in record["epochs"]] == [True, True]
+    assert record["best_epoch"] is None
     assert record["settings"]["train_data"] == str(data)
+
+
+def test_the_best_epoch_is_said_and_recorded(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If it failed, nobody could tell which epoch's model BOW_PATIENCE chose."""
+    log.configure("json")
+    record = run_record(train(tmp_path / "out", data, validation_data=data, epochs=50, patience=2))
+    accuracies = [epoch["validation_accuracy"] for epoch in record["epochs"]]
+    best = record["best_epoch"]
+    assert best == accuracies.index(max(accuracies)) + 1
+    assert len(accuracies) == best + 2 < 50
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (event,) = [event for event in events if event["event"] == "best_epoch"]
+    assert {name: event[name] for name in ("epoch", "epochs_run", "validation_accuracy")} == {
+        "epoch": best,
+        "epochs_run": best + 2,
+        "validation_accuracy": 1.0,
+    }
 
 
 def test_a_run_without_a_name_is_named_by_its_settings_and_data(tmp_path: Path, data: Path) -> None:

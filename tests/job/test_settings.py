@@ -166,6 +166,18 @@ def test_a_wrong_value_is_answered_with_what_works(name: str, value: str, expect
             "BOW_LABEL_COLUMN",
             {"BOW_LABEL_COLUMN": ""},
         ),
+        (
+            {"BOW_DATA_FORMAT": "fasttext", "BOW_WEIGHT_COLUMN": "w"},
+            "BOW_WEIGHT_COLUMN",
+            {"BOW_WEIGHT_COLUMN": ""},
+        ),
+        (
+            {"BOW_TRAIN_DATA": "tutorial", "BOW_WEIGHT_COLUMN": "w"},
+            "BOW_WEIGHT_COLUMN",
+            {"BOW_WEIGHT_COLUMN": ""},
+        ),
+        ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_SPLIT": "0.1"}),
+        ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_DATA": "v"}),
         ({"BOW_REQUIRE_GPU": "true", "BOW_DEVICE": "cpu"}, "BOW_DEVICE", {"BOW_DEVICE": "cuda:0"}),
     ],
 )
@@ -173,7 +185,7 @@ def test_settings_that_contradict_each_other_are_refused(
     environ: dict[str, str], variable: str, remedy: dict[str, str]
 ) -> None:
     """If it failed, one of two settings would be ignored, or the advice in the message would not help."""
-    (problem,) = problems_of(BOW_TRAIN_DATA="x", **environ)
+    (problem,) = problems_of(**{"BOW_TRAIN_DATA": "x"} | environ)
     assert problem.startswith(f"{variable}: ")
     load_settings({"BOW_TRAIN_DATA": "x"} | environ | remedy)
 
@@ -233,7 +245,8 @@ def test_shaping_holds_what_changes_the_model_and_nothing_else() -> None:
     )
     assert shaping(settings) == shaping(elsewhere)
     assert set(shaping(settings)) == {
-        *("data_format", "text_column", "label_column", "validation_split", "min_count", "max_vocabulary"),
+        *("data_format", "text_column", "label_column", "weight_column", "class_weights", "patience"),
+        *("validation_split", "min_count", "max_vocabulary"),
         *("seed", "epochs", "batch_size", "optimizer", "learning_rate", "learning_rate_schedule"),
         *("weight_decay", "init", "shuffle", "tokenizer", "lowercase", "weighting", "normalize"),
         *("word_ngrams", "min_word_ngram_count", "max_word_ngrams"),
@@ -256,7 +269,9 @@ def test_each_settings_advice_can_be_followed() -> None:
     for name, field in Settings.model_fields.items():
         for value in [*(field.examples or []), *([] if field.default in (None, ...) else [field.default])]:
             if not field.is_required():
-                load_settings({"BOW_TRAIN_DATA": "x", env_name(name): shown(env_name(name), value)})
+                needed = {"BOW_VALIDATION_DATA": "v"} if name == "patience" else {}
+                variable = env_name(name)
+                load_settings({"BOW_TRAIN_DATA": "x", variable: shown(variable, value)} | needed)
 
 
 def test_the_tutorials_recipe_is_a_valid_env_file() -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,13 +18,15 @@ from serving.errors import PlatformError
 
 
 def numbered(*sizes: int) -> list[Bags]:
-    """Blocks whose rows hold their own number, once for each digit, as ids and as label."""
+    """Blocks whose rows hold their own number, twice as ids, as label, as weight, and as each id's value."""
     ends = np.cumsum([0, *sizes])
     return [
         Bags(
             ids=np.repeat(np.arange(start, end), 2).astype(np.int32),
             offsets=np.arange(0, 2 * (end - start) + 1, 2),
             labels=np.arange(start, end),
+            values=np.repeat(np.arange(start, end), 2).astype(np.float32),
+            weights=np.arange(start, end).astype(np.float32),
         )
         for start, end in pairwise(ends)
     ]
@@ -33,6 +36,10 @@ def order_of(runs: list[Run]) -> list[int]:
     taken = [bags.take(order) for bags, order in runs]
     for bags in taken:
         np.testing.assert_array_equal(bags.ids, np.repeat(bags.labels, 2))
+        assert bags.values is not None
+        np.testing.assert_array_equal(bags.values, bags.ids)
+        assert bags.weights is not None
+        np.testing.assert_array_equal(bags.weights, bags.labels)
     return [int(label) for bags in taken for label in bags.labels]
 
 
@@ -49,6 +56,19 @@ def test_every_row_is_there_once_in_memory_and_on_a_disk(
     assert order_of(on_disk) == in_memory
     assert order_of(list(shuffled(numbered(*sizes), num_buckets=buckets, seed=2))) != in_memory
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("others", [("values",), ("weights",), ("values", "weights")])
+def test_a_disk_gives_back_what_it_was_given_and_no_more(tmp_path: Path, others: tuple[str, ...]) -> None:
+    """If it failed, rows without weights would have some from a disk, or take their values for them."""
+    blocks = [replace(block, **dict.fromkeys(others)) for block in numbered(20, 20)]
+    in_memory, on_disk = (
+        [bags.take(order) for bags, order in shuffled(blocks, num_buckets=3, seed=1, scratch=scratch)]
+        for scratch in (None, tmp_path)
+    )
+    for one, other in zip(in_memory, on_disk, strict=True):
+        for name in ("ids", "offsets", "labels", "values", "weights"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 @pytest.mark.parametrize("buckets", [1, 7])

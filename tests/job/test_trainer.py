@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 from job.bags import Bags, offsets_of
 from job.batch import Batch, pack
 from job.batch_stores import BatchesInMemory
+from job.metrics import Predictions
 from job.model import BowClassifier, initialize_uniform
 from job.optimizer import Optimizer, OptimizerName
 from job.trainer import (
@@ -71,6 +73,41 @@ def test_the_gradient_is_autograds(num_rows: int) -> None:
     assert float(sum_of_losses) / num_rows == pytest.approx(float(loss), rel=1e-12)
     torch.testing.assert_close(before[0] - state.table, weight_gradient.t(), rtol=0, atol=1e-12)
     torch.testing.assert_close(before[1] - state.bias, bias_gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 64])
+def test_weighted_rows_have_autograds_gradient(num_rows: int) -> None:
+    """If it failed, rows would count otherwise than their weights say."""
+    corpus = random_bags(num_rows, seed=num_rows, with_weights=True)
+    assert corpus.weights is not None
+    precise = random_model().double()
+    each = torch.nn.functional.nll_loss(
+        precise(dense(corpus)), torch.from_numpy(corpus.labels), reduction="none"
+    )
+    rows = each @ torch.from_numpy(corpus.weights).double()
+    (rows / num_rows).backward()  # type: ignore[no-untyped-call]
+    sgd = Optimizer(name="sgd", weight_decay=0)
+    state = start(precise, sgd, CPU)
+    before = state.table.clone(), state.bias.clone()
+    loss = train_step(state, batch_of(corpus), sgd, learning_rate=1.0)
+    assert float(loss) == pytest.approx(rows.item(), rel=1e-12)
+    assert precise.weight.grad is not None
+    assert precise.bias.grad is not None
+    torch.testing.assert_close(before[0] - state.table, precise.weight.grad.t(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(before[1] - state.bias, precise.bias.grad, rtol=0, atol=1e-12)
+
+
+def test_rows_of_weight_one_are_rows_without_weights() -> None:
+    """If it failed, a column of ones would train another model than none."""
+    plain = random_bags(64)
+    weighted = replace(plain, weights=np.ones(64, np.float32))
+    adagrad = Optimizer(name="adagrad", weight_decay=0)
+    states = []
+    for corpus in (plain, weighted):
+        states.append(start(random_model(), adagrad, CPU))
+        train_step(states[-1], batch_of(corpus), adagrad, learning_rate=0.5)
+    assert torch.equal(states[0].table, states[1].table)
+    assert torch.equal(states[0].bias, states[1].bias)
 
 
 def test_the_gradient_of_rows_without_known_words_reaches_the_bias_alone() -> None:
@@ -180,16 +217,20 @@ def test_the_size_of_the_blocks_changes_nothing() -> None:
     assert torch.equal(trained[0], trained[2])
 
 
+@pytest.mark.parametrize("with_weights", [False, True])
 @pytest.mark.parametrize("block_size", [BLOCK_SIZE, NUM_WORDS])
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "adam", "rmsprop"])
-def test_a_step_never_waits_for_the_device_nor_moves_data(name: OptimizerName, block_size: int) -> None:
+def test_a_step_never_waits_for_the_device_nor_moves_data(
+    name: OptimizerName, block_size: int, with_weights: bool
+) -> None:
     """If it failed, a GPU would stand idle in every step.
 
     Nothing on the `meta` device can be read, or mixed with what is elsewhere.
     """
     optimizer = Optimizer(name=name, weight_decay=0.1)
     state = start(random_model(), optimizer, torch.device("meta"))
-    batch = pack(random_bags(20), block_size=block_size).to(torch.device("meta")).unpack()
+    rows = random_bags(20, with_weights=with_weights)
+    batch = pack(rows, block_size=block_size).to(torch.device("meta")).unpack()
     loss = train_step(state, batch, optimizer, learning_rate=0.1)
     assert loss.device.type == state.table.device.type == "meta"
 
@@ -212,12 +253,41 @@ def test_training_learns() -> None:
     batches = BatchesInMemory(
         batches_of([corpus], batch_size=32, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1)
     )
-    results = train(state, batches, optimizer, plan, validation=[corpus], on_step=seen.append)
+    results = train(state, batches, optimizer, plan, validation=[corpus], on_step=seen.append).epochs
     assert results[0].loss < math.log(NUM_LABELS)
     assert results[-1].loss < results[0].loss / 4
     assert results[-1].validation_accuracy == 1
     assert len(seen) == 5 * len(batches)
     assert state.step == 5 * len(batches)
+
+
+@pytest.mark.parametrize(
+    ("patience", "num_run", "best"), [(None, 6, None), (1, 2, 1), (2, 5, 3), (3, 6, 6), (9, 6, 6)]
+)
+def test_patience_keeps_the_best_epoch_and_ends_training(
+    monkeypatch: pytest.MonkeyPatch, patience: int | None, num_run: int, best: int | None
+) -> None:
+    """If it failed, training would go on, or end, where it should not, or leave another epoch's weights."""
+    accuracies = [0.5, 0.5, 0.75, 0.25, 0.75, 1.0]
+    after: list[tuple[Tensor, Tensor]] = []
+
+    def scripted(state: TrainState, _: object) -> Predictions:
+        after.append((state.table.clone(), state.bias.clone()))
+        right = np.arange(4) >= 4 * accuracies[len(after) - 1]
+        return Predictions(labels=np.zeros(4, np.int64), predicted=right.astype(int), log_probs=np.zeros(4))
+
+    monkeypatch.setattr("job.trainer.evaluate", scripted)
+    plan = replace(PLAN, epochs=6, patience=patience)
+    adagrad = Optimizer(name="adagrad", weight_decay=0)
+    state = start(random_model(), adagrad, CPU)
+    batches = BatchesInMemory(batches_of([random_bags(50)], batch_size=16, block_size=BLOCK_SIZE))
+    trained = train(state, batches, adagrad, plan, validation=[])
+    assert [epoch.validation_accuracy for epoch in trained.epochs] == accuracies[:num_run]
+    assert trained.best_epoch == best
+    table, bias = after[(best or num_run) - 1]
+    assert torch.equal(state.table, table)
+    assert torch.equal(state.bias, bias)
+    assert not torch.equal(after[0][0], after[1][0])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -270,3 +340,12 @@ def test_evaluate_gives_what_the_model_gives(monkeypatch: pytest.MonkeyPatch) ->
     assert predictions.predicted.tolist() == log_probs.argmax(dim=1).tolist()
     expected = log_probs[torch.arange(100), torch.from_numpy(corpus.labels)]
     np.testing.assert_allclose(predictions.log_probs, expected, atol=1e-6)
+
+
+def test_evaluate_takes_each_row_as_one_whatever_it_weighs() -> None:
+    """If it failed, rows held out would be scored otherwise than validation data, which has no weights."""
+    weighted = random_bags(100, with_weights=True)
+    state = start(random_model(), Optimizer(name="sgd", weight_decay=0), CPU)
+    one, other = (evaluate(state, [rows]) for rows in (weighted, replace(weighted, weights=None)))
+    for name in ("labels", "predicted", "log_probs"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
