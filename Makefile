@@ -8,12 +8,13 @@ IMAGE ?= bowsprit## the name of the image that `train-gpu` builds
 GPU_FLAGS ?= $(if $(findstring podman,$(CONTAINER_ENGINE)),$(PODMAN_GPU),--gpus all)## how the engine passes the GPUs on
 
 BENCHMARK ?=## what `benchmark` is asked for: --help lists it
+DATA_SETS ?=## what `options` measures on: name=train.tsv or name=train.tsv,validation.tsv, one or more
 
 PODMAN_GPU = --device nvidia.com/gpu=all --security-opt label=disable --userns=keep-id
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help setup train train-gpu image test test-system benchmark profile lint format types docs clean
+.PHONY: help setup train train-gpu image test test-system test-kills benchmark options profile lint format types docs clean
 .DELETE_ON_ERROR:
 
 help: ## List the commands and the variables that change them
@@ -68,9 +69,15 @@ test: setup ## Run the tests
 test-system: setup ## Run the tests that install real parts, such as other onnxruntime versions
 	@$(BIN)/pytest -m system
 
+test-kills: setup ## Kill a run at 50 moments, and see what it ends with; takes some minutes
+	@KILLS=50 $(BIN)/pytest -m system tests/system/test_killed_runs.py
+
 benchmark: setup ## Compare with fastText, Vowpal Wabbit and scikit-learn; takes some minutes
 	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[train,dev,benchmark]'
 	@$(BIN)/python -m benchmarks $(BENCHMARK)
+
+options: setup ## Measure what each option for features gives, on DATA_SETS, into docs/features.md
+	@$(BIN)/python -m benchmarks.options $(DATA_SETS)
 
 profile: setup ## Train RECIPE and show where the time went, stage by stage
 	@$(BIN)/python -m benchmarks.profile $(RECIPE)

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 import structlog
 
@@ -12,14 +11,11 @@ from job import log
 from job.cli import Command, help_text, parse, settings_table, version_text
 from job.environment import load_settings
 from job.settings import Settings
+from job.stopping import ALWAYS, Interrupted, Stop
 from serving.errors import BowspritError, ExitCode, PlatformError
 
 
-class Terminated(BaseException):
-    """SIGTERM: a scheduler ends the job."""
-
-
-def main(argv: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
+def main(argv: Sequence[str], environ: Mapping[str, str], stop: Stop) -> ExitCode:
     """Does what the arguments and the environment ask for, and returns how it ended."""
     # Before the settings are read, since what is wrong with them is logged too.
     for_people = log.configure(log.requested_format(environ))
@@ -32,12 +28,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
             case Command.PRINT_SETTINGS:
                 _print(settings_table(load_settings(environ), environ))
             case Command.TRAIN:
-                _train(load_settings(environ), for_people=for_people)
+                _train(load_settings(environ), stop, for_people=for_people)
     except BowspritError as error:
         _say("failed", "\n".join([str(error), *getattr(error, "__notes__", [])]), for_people=for_people)
         return error.exit_code
-    except (KeyboardInterrupt, Terminated):
-        _say("interrupted", "interrupted: nothing was published; run it again", for_people=for_people)
+    except Interrupted as error:
+        _say("interrupted", str(error), for_people=for_people)
         return ExitCode.INTERRUPTED
     except Exception:  # noqa: BLE001 - the last resort, which gives the traceback and code 1
         structlog.get_logger().exception("bug", advice="this is our mistake: please report the traceback")
@@ -45,12 +41,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
     return ExitCode.DONE
 
 
-def _train(settings: Settings, *, for_people: bool) -> None:
+def _train(settings: Settings, stop: Stop, *, for_people: bool) -> None:
+    stop.on(signal.Signals[f"SIG{settings.preempt_signal}"])
     # Only now, so that help and a wrong setting are answered at once: torch takes seconds to import.
     from job.output import Output
     from job.run import run
 
-    run(settings, Output(for_people))
+    run(settings, Output(for_people), stop)
 
 
 def _print(text: str) -> None:
@@ -75,10 +72,6 @@ def _say(event: str, message: str, *, for_people: bool) -> None:
         structlog.get_logger().error(event, reason=message)
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise Terminated
-
-
 def _open_missing_streams() -> None:
     """Gives the standard streams that are closed to /dev/null: files opened next would get their numbers."""
     for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
@@ -91,5 +84,6 @@ def _open_missing_streams() -> None:
 
 if __name__ == "__main__":
     _open_missing_streams()
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(main(sys.argv[1:], os.environ))
+    handlers = Stop()
+    handlers.on(*ALWAYS)
+    sys.exit(main(sys.argv[1:], os.environ, handlers))

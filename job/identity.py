@@ -34,15 +34,22 @@ def is_published(path: Path, shaping: Shaping, data: Mapping[str, DataRecord]) -
         ) from error
     if manifest.settings == shaping and manifest.data == data:
         return True
-    changed = sorted(
-        {
-            name
-            for name in shaping.keys() | manifest.settings
-            if shaping.get(name) != manifest.settings.get(name)
-        }
-        | {f"{use} data" for use in data.keys() | manifest.data if data.get(use) != manifest.data.get(use)}
-    )
+    changed = differences(shaping, data, manifest.settings, manifest.data)
     raise SettingsError(
         f"{path}: the bundle there is of another run, with other {', '.join(changed)}; "
         "set another BOW_RUN_NAME, or BOW_OVERWRITE=true to replace it"
     )
+
+
+def differences(
+    settings: Shaping,
+    data: Mapping[str, DataRecord],
+    other_settings: Shaping,
+    other_data: Mapping[str, DataRecord],
+) -> list[str]:
+    """The names of what differs between two runs: settings that shape the model, and data sets."""
+    names = {
+        name for name in settings.keys() | other_settings if settings.get(name) != other_settings.get(name)
+    }
+    uses = {use for use in data.keys() | other_data if data.get(use) != other_data.get(use)}
+    return sorted(names | {f"{use} data" for use in uses})

@@ -9,6 +9,7 @@ from job import metrics
 from job.batch import PackedBatch
 from job.batch_stores import kept
 from job.batches import prepare_batches, runs_of
+from job.checkpoints import Checkpoints
 from job.corpus import Corpus
 from job.device import Device, device_errors
 from job.metrics import Metrics
@@ -16,7 +17,8 @@ from job.model import BowClassifier
 from job.optimizer import Optimizer
 from job.progress import show_progress
 from job.run_record import StageClock
-from job.trainer import EpochResult, Plan, block_size, evaluate, finish, start, train
+from job.train_state import EpochResult
+from job.trainer import Plan, block_size, evaluate, finish, start, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Means:
     """A folder for what memory need not hold."""
     for_people: bool
     """Whether somebody looks on."""
+    checkpoints: Checkpoints
 
 
 def learn(
@@ -58,16 +61,21 @@ def learn(
 
     The training rows leave memory, unless they share their blocks with validation rows.
 
-    Raises TrainingError where it diverges, and PlatformError where the device, the memory or the disk fails.
+    It goes on from a checkpoint of the same run, and keeps one where a signal ends it.
+
+    Raises TrainingError where it diverges, PlatformError where the device, the memory or the disk fails,
+    SettingsError where the checkpoint is of another run, and Interrupted where a signal came.
     """
+    checkpoints = means.checkpoints
     with device_errors(means.device), ExitStack() as stack:
         with clock.stage("batches"):
             # First, since the batches may take what then is left of a GPU's memory.
             state = start(model, optimizer, means.device.torch_device)
             prepared = _prepare(corpora["train"], len(label_names), plan, means)
             batches = stack.enter_context(kept(prepared, means.device, means.scratch))
-        with clock.stage("train"):
-            num_steps = plan.epochs * len(batches)
+        with clock.stage("train"), checkpoints.stop.deferred():
+            checkpoints.resume(state)
+            num_steps = plan.epochs * len(batches) - state.step
             with show_progress(num_steps, plan.epochs, for_people=means.for_people) as progress:
                 trained = train(
                     state,
@@ -77,6 +85,7 @@ def learn(
                     validation=corpora.get("validation"),
                     on_step=progress.on_step,
                     on_epoch=progress.on_epoch,
+                    checkpoints=checkpoints,
                 )
         with clock.stage("evaluate"):
             scored = {

@@ -13,7 +13,7 @@ from job.log import write
 from job.metrics import Metrics
 from job.prepare import Prepared
 from job.settings import Settings
-from job.trainer import EpochResult
+from job.train_state import EpochResult
 from job.tutorial import Snapshot
 from serving.parity import Rung, by_name
 from serving.table import rungs_table

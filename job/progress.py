@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from job.batch import Batch
-from job.trainer import EpochResult
+from job.train_state import EpochResult
 
 LOG_EVERY = 30.0
 """Seconds between two events within an epoch."""

@@ -15,6 +15,8 @@ from export.provider import why_unusable
 from export.publish import point_latest_again, prepare_folder, publish, staging
 from job import metrics, tutorial
 from job.cache import Cache
+from job.checkpoint import Identity
+from job.checkpoints import Checkpoints
 from job.dataset import DataSpec, TooManyRejected
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
@@ -27,18 +29,22 @@ from job.ngrams import Limits
 from job.optimizer import Optimizer
 from job.output import Output
 from job.prepare import FeatureLimits, Prepared, prepare, unseen_labels
+from job.run_lock import only_job
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, feature_spec, not_shaping, shaping
+from job.stopping import Stop
 from job.trainer import Plan
 from serving.bundle import FILES, open_bundle
 from serving.parity import Rung, Tolerance, check
 from serving.weights import Parameters
 
 
-def run(settings: Settings, output: Output) -> Path:
+def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
     """Trains, exports, checks and publishes; returns where the bundle is.
 
-    Raises what the stages raise, each a `BowspritError`; nothing is published then.
+    stop: what tells whether a signal came, where somebody listens for them.
+
+    Raises what the stages raise, each a `BowspritError`, or Interrupted; nothing is published then.
     """
     clock = StageClock()
     set_up_allocator(keep_freed=settings.cache_dir is None)  # with a cache, memory is what is short
@@ -52,15 +58,30 @@ def run(settings: Settings, output: Output) -> Path:
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
-    bundle = settings.output_dir / run_name
-    if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
-        point_latest_again(settings.output_dir, run_name)
-        output.already_published(bundle)
-        return bundle
-    for use, names in unseen_labels(inputs).items():
-        output.unseen_labels(use, names)
-    _list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
+    with only_job(settings.output_dir, run_name):
+        bundle = settings.output_dir / run_name
+        if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
+            point_latest_again(settings.output_dir, run_name)
+            output.already_published(bundle)
+        else:
+            for use, names in unseen_labels(inputs).items():
+                output.unseen_labels(use, names)
+            _list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
+            _make(settings, inputs, run_name, device, num_threads, clock, stop or Stop(), output)
+    return bundle
 
+
+def _make(
+    settings: Settings,
+    inputs: Inputs,
+    run_name: str,
+    device: Device,
+    num_threads: int,
+    clock: StageClock,
+    stop: Stop,
+    output: Output,
+) -> None:
+    """From what was read to the published bundle."""
     with clock.stage("encode"):
         prepared = _prepare(settings, inputs)
     output.prepared(prepared, inputs.label_names)
@@ -69,8 +90,13 @@ def run(settings: Settings, output: Output) -> Path:
     with device_errors(device):
         model = _initialize(settings, inputs, prepared)
     before = tutorial.snapshot(model) if inputs.is_tutorial else None
+    checkpoints = _checkpoints(settings, inputs, run_name, stop)
     means = Means(
-        device=device, num_threads=num_threads, scratch=settings.cache_dir, for_people=output.for_people
+        device=device,
+        num_threads=num_threads,
+        scratch=settings.cache_dir,
+        for_people=output.for_people,
+        checkpoints=checkpoints,
     )
     learned = learn(
         model, prepared.corpora, inputs.label_names, *_how_to_learn(settings), means=means, clock=clock
@@ -97,9 +123,9 @@ def run(settings: Settings, output: Output) -> Path:
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)
-        publish(folder, settings.output_dir, run_name, overwrite=settings.overwrite)
+        bundle = publish(folder, settings.output_dir, run_name, overwrite=settings.overwrite)
+    checkpoints.discard()
     output.published(bundle, open_bundle(bundle).bundle_id)
-    return bundle
 
 
 def _use_threads(settings: Settings) -> int:
@@ -188,6 +214,19 @@ def _initialize(settings: Settings, inputs: Inputs, prepared: Prepared) -> BowCl
     if settings.init == "uniform":
         initialize_uniform(model)
     return model
+
+
+def _checkpoints(settings: Settings, inputs: Inputs, run_name: str, stop: Stop) -> Checkpoints:
+    folder = settings.checkpoint_dir
+    own = settings.output_dir / f".{run_name}.checkpoint"
+    return Checkpoints(
+        path=own if folder is None else folder / f"{run_name}.checkpoint",
+        identity=Identity(settings=shaping(settings), data=inputs.records),
+        every=settings.checkpoint_every,
+        grace=settings.grace_seconds,
+        replaces=settings.overwrite,
+        stop=stop,
+    )
 
 
 def _how_to_learn(settings: Settings) -> tuple[Optimizer, Plan]:

@@ -191,6 +191,21 @@ class Settings(BaseSettings):
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
 
+    checkpoint_dir: Path | None = Field(default=None, examples=["checkpoints"])
+    """The folder that keeps what training has come to, as <run name>.checkpoint, until the run has its
+    bundle; the next job of that name goes on from there. Unset, BOW_OUTPUT_DIR, as a hidden file."""
+
+    checkpoint_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
+    """Seconds of training between two checkpoints; 0 for none but those that a signal asks for."""
+
+    preempt_signal: Literal["USR1", "USR2", "HUP"] = "USR1"
+    """A signal by which the scheduler says that it will take the machine; taken as SIGTERM and SIGINT are: a
+    checkpoint is kept, and the job ends with exit code 75."""
+
+    grace_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """What the scheduler leaves between such a signal and the end; the job warns where that seems too short
+    for a checkpoint."""
+
     log_format: Literal["auto", "console", "json"] = "auto"
     """`console` is for people, `json` is one object a line; `auto` is console on a terminal, else json."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from job.model import BowClassifier
 from job.optimizer import Optimizer
 from job.patience import Best
 from job.rows import put_rows, sum_bags, take_rows
+from job.train_state import EpochResult, TrainState
 from serving.errors import TrainingError
 
 Schedule = Literal["constant", "linear"]
@@ -53,35 +54,6 @@ class Plan:
     """Epochs without a better accuracy on validation data after which training ends; None for never."""
 
 
-@dataclass(kw_only=True)
-class TrainState:
-    """Everything that training changes; with it and the epoch a run could go on."""
-
-    table: Tensor
-    """A transposed, so that a word's weights lie together: [V, K]."""
-    bias: Tensor
-    """b: [K]."""
-    table_slots: tuple[Tensor, ...]
-    """The optimizer's state for `table`, each [V, K]."""
-    bias_slots: tuple[Tensor, ...]
-    """The optimizer's state for `bias`, each [K]."""
-    step: int = 0
-    """Updates made so far."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochResult:
-    """What an epoch came to."""
-
-    epoch: int
-    """From 1."""
-    loss: float
-    """Mean over the epoch's rows of the NLL loss, each times its weight, before the update that used it, in
-    nats."""
-    validation_accuracy: float | None
-    """Of the state after the epoch; None without validation data."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """What training came to, beside the state."""
@@ -90,6 +62,18 @@ class Trained:
     """Those that ran."""
     best_epoch: int | None
     """The one whose weights the state has, from 1; None without a patience: the last."""
+
+
+class Checkpoints(Protocol):
+    """Keeps the state, so that a run that is ended can go on."""
+
+    def is_due(self) -> bool:
+        """Whether to keep it now; asked after every update."""
+        ...
+
+    def save(self, state: TrainState) -> None:
+        """Keeps it; may raise to end training."""
+        ...
 
 
 def start(model: BowClassifier, optimizer: Optimizer, device: torch.device) -> TrainState:
@@ -143,8 +127,10 @@ def train(
     validation: Iterable[Bags] | None = None,
     on_step: Callable[[Batch], None] = lambda _: None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
-    """Runs the epochs; `on_step` is given the batch of each update, `on_epoch` what an epoch came to.
+    """Runs the epochs that are left; `on_step` is given the batch of each update, `on_epoch` what an epoch
+    came to.
 
     With `validation` the state is scored on it after every epoch; with `patience`, for which there must be
     some, the state's weights are in the end those of the best epoch, the first of equals. The learning rate
@@ -154,33 +140,35 @@ def train(
     for the device, so it comes every `CHECK_EVERY` steps; the state then holds what followed from that loss.
     """
     num_steps = plan.epochs * len(batches)
-    results: list[EpochResult] = []
-    best = None if plan.patience is None else Best(patience=plan.patience)
-    for epoch in range(plan.epochs):
+    if plan.patience is not None and state.best is None:
+        state.best = Best(patience=plan.patience)
+    for epoch in range(len(state.epochs), plan.epochs):
         losses: list[Tensor] = []
-        loss_sum, num_rows, checked = 0.0, 0, 0
         order = batch_order(len(batches), seed=plan.seed, epoch=epoch, shuffle=plan.shuffle)
-        for index, batch in enumerate(batches.in_order(order)):
+        for batch in batches.in_order(order[state.num_batches :]):
             learning_rate = learning_rate_at(
                 state.step, num_steps, peak=plan.learning_rate, schedule=plan.schedule
             )
             losses.append(train_step(state, batch, optimizer, learning_rate=learning_rate))
-            num_rows += len(batch.labels)
+            state.num_batches += 1
+            state.num_rows += len(batch.labels)
             on_step(batch)
-            if index + 1 - checked == CHECK_EVERY or index + 1 == len(batches):
-                loss_sum += _checked_sum(losses, epoch=epoch, first=checked)
+            is_due = checkpoints is not None and checkpoints.is_due()
+            if is_due or len(losses) == CHECK_EVERY or state.num_batches == len(batches):
+                first = state.num_batches - len(losses)
+                state.loss_sum += _checked_sum(losses, epoch=epoch, first=first)
                 losses.clear()
-                checked = index + 1
+            if is_due and checkpoints is not None:
+                checkpoints.save(state)
         accuracy = None if validation is None else evaluate(state, validation).accuracy
-        results.append(EpochResult(epoch=epoch + 1, loss=loss_sum / num_rows, validation_accuracy=accuracy))
-        on_epoch(results[-1])
-        if best is not None:
+        on_epoch(state.end_epoch(accuracy))
+        if state.best is not None:
             assert accuracy is not None
-            if best.ends(epoch + 1, accuracy, (state.table, state.bias)):
+            if state.best.ends(epoch + 1, accuracy, (state.table, state.bias)):
                 break
-    if best is not None:
-        best.restore((state.table, state.bias))
-    return Trained(epochs=results, best_epoch=None if best is None else best.epoch)
+    if state.best is not None:
+        state.best.restore((state.table, state.bias))
+    return Trained(epochs=state.epochs, best_epoch=None if state.best is None else state.best.epoch)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from job.__main__ import main as job_main
+from job.stopping import Stop
 from serving.__main__ import main as serving_main
 from serving.errors import ExitCode
 
@@ -97,7 +98,8 @@ def test_a_mistake_in_training_gives_one_clear_message(
 ) -> None:
     """If it failed, a newcomer would have to read our source to learn what is wrong with their file."""
     settings = dict(part.split("=", 1) for part in environ.split())
-    assert job_main([], {"BOW_LOG_FORMAT": "console", "BOW_DEVICE": "cpu", **settings}) == code
+    environment = {"BOW_LOG_FORMAT": "console", "BOW_DEVICE": "cpu", **settings}
+    assert job_main([], environment, Stop()) == code
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err.count("error: ") == 1
@@ -113,7 +115,7 @@ def test_a_missing_gpu_is_an_error_where_one_is_required(
 ) -> None:
     """If it failed, a GPU job would burn hours on a CPU."""
     environ = {"BOW_TRAIN_DATA": "good.tsv", "BOW_REQUIRE_GPU": "true", "BOW_DEVICE": "cuda:99"}
-    assert job_main([], environ | {"BOW_LOG_FORMAT": "console"}) == ExitCode.PLATFORM
+    assert job_main([], environ | {"BOW_LOG_FORMAT": "console"}, Stop()) == ExitCode.PLATFORM
     assert "BOW_REQUIRE_GPU=true, but BOW_DEVICE=cuda:99 cannot be used" in capfd.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """Runs in processes of their own: the same bytes everywhere, and a clean end when one is stopped."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -90,8 +91,45 @@ def test_a_signal_ends_the_job_with_code_75_and_no_traceback(tmp_path: Path, sto
     _, errors = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED
     assert "Traceback" not in errors
-    assert errors.endswith("error: interrupted: nothing was published; run it again\n")
-    assert list((tmp_path / "out").iterdir()) == []
+    kept = tmp_path / "out" / ".run.checkpoint"
+    found = re.search(
+        r"error: interrupted by (SIG\w+): what was learned in ([\d,]+) steps is in (.*); run", errors
+    )
+    assert found is not None, errors
+    assert (found[1], found[3]) == (stop.name, str(kept))
+    assert list((tmp_path / "out").iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_ends_the_job_at_once(tmp_path: Path, stop: signal.Signals) -> None:
+    """If it failed, a pod that is evicted while it imports or reads would be killed, or tell nothing."""
+    data = write_data(tmp_path / "train.tsv", 200_000)
+    process = start(REPOSITORY, tmp_path / "out", data, BOW_LOG_FORMAT="console")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if " device " in line:
+            break
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert errors.endswith(f"error: interrupted by {stop.name}: nothing was published; run it again\n")
+    assert list(tmp_path.glob("out/*")) == []
+
+
+def test_a_second_signal_ends_the_job_without_waiting(tmp_path: Path) -> None:
+    """If it failed, who presses Ctrl-C twice would wait for a checkpoint on a slow disk."""
+    code = (
+        "import signal, time; from job.stopping import ALWAYS, Stop; stop = Stop(); stop.on(*ALWAYS)\n"
+        "with stop.deferred():\n    print('ready', flush=True)\n    time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == ExitCode.INTERRUPTED
 
 
 def test_a_killed_job_leaves_nothing_that_looks_like_a_bundle(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from job.device import Device
 from job.model import BowClassifier
 from job.optimizer import Optimizer
 from job.scratch import ScratchFile
-from job.trainer import Plan, TrainState, start, train
+from job.train_state import TrainState
+from job.trainer import Plan, start, train
 from serving.errors import PlatformError
 from tests.job.bags import NUM_LABELS, NUM_WORDS, batches_of, random_bags
 

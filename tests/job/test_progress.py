@@ -8,7 +8,7 @@ import torch
 from job import log
 from job.batch import Batch
 from job.progress import LoggedProgress, Meter, show_progress
-from job.trainer import EpochResult
+from job.train_state import EpochResult
 
 
 def batch(num_tokens: int) -> Batch:

@@ -1,0 +1,83 @@
+"""When a run keeps a checkpoint, and where; how a signal ends training."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from job import checkpoint
+from job.checkpoint import Identity
+from job.stopping import Stop
+from job.train_state import TrainState
+from serving.errors import SettingsError
+
+BYTES_PER_SECOND = 100_000_000
+"""What a slow disk or a network takes, by which the time for a checkpoint is estimated."""
+
+log = structlog.get_logger()
+
+
+@dataclass(kw_only=True)
+class Checkpoints:
+    """The checkpoints of one run: one file, which is removed once the run has its bundle."""
+
+    path: Path
+    identity: Identity
+    every: float
+    """Seconds between two; 0 for none but those that a signal asks for."""
+    grace: float
+    """Seconds between a signal and the end, as the scheduler has it."""
+    replaces: bool
+    """Whether a checkpoint of another run is removed, rather than refused."""
+    stop: Stop
+    last: float = field(default_factory=time.monotonic)
+
+    def resume(self, state: TrainState) -> None:
+        """Goes on from the checkpoint, if there is one; says how long keeping one will take.
+
+        Raises SettingsError where it is of another run, or cannot be read.
+        """
+        try:
+            is_resumed = checkpoint.load(self.path, state, self.identity)
+        except SettingsError as error:
+            if not self.replaces:
+                raise
+            log.warning("checkpoint_removed", reason=str(error))
+            self.discard()
+            is_resumed = False
+        if is_resumed:
+            log.info("resumed", checkpoint=str(self.path), step=state.step, epochs_done=len(state.epochs))
+        size = checkpoint.num_bytes(state)
+        seconds = size / BYTES_PER_SECOND
+        log.info(
+            "checkpoints",
+            path=str(self.path),
+            bytes=size,
+            every_seconds=self.every,
+            seconds_needed=round(seconds, 1),
+            grace_seconds=self.grace,
+        )
+        if seconds > self.grace:
+            log.warning(
+                "grace_too_short",
+                advice=f"a checkpoint may take {seconds:.0f} s, and after a signal the job has "
+                f"{self.grace:g} s (BOW_GRACE_SECONDS): give it more, there and with the scheduler; or else "
+                f"the work of {self.every:g} s (BOW_CHECKPOINT_EVERY) may be lost",
+            )
+
+    def is_due(self) -> bool:
+        """Whether a signal came, or the last one was kept long enough ago."""
+        is_time = self.every > 0 and time.monotonic() - self.last >= self.every
+        return is_time or self.stop.signal_name is not None
+
+    def save(self, state: TrainState) -> None:
+        """Keeps one. Raises Interrupted where a signal came, and PlatformError where it cannot be kept."""
+        checkpoint.save(self.path, state, self.identity)
+        self.last = time.monotonic()
+        log.info("checkpoint", step=state.step)
+        self.stop.check(f"what was learned in {state.step:,} steps is in {self.path}")
+
+    def discard(self) -> None:
+        """Removes the checkpoint, once nobody needs it any more."""
+        self.path.unlink(missing_ok=True)
