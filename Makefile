@@ -4,16 +4,19 @@ PYTHON ?= python3## the Python (3.11 to 3.13) that .venv is made with
 RECIPE ?= recipes/tutorial.env## the settings of `train` and `train-gpu`; variables that are set already win
 DATA ?= data## the folder that `train-gpu` lets the container read, as data/
 CONTAINER_ENGINE ?= docker## docker or podman
-IMAGE ?= bowsprit## the name of the image that `train-gpu` builds
+IMAGE ?= bowsprit## the name of the image that trains; the one that serves is called IMAGE-serve
 GPU_FLAGS ?= $(if $(findstring podman,$(CONTAINER_ENGINE)),$(PODMAN_GPU),--gpus all)## how the engine passes the GPUs on
+BUILD_FLAGS ?=## more flags for the engine's build, such as --build-arg BASE_IMAGE=...
 
 BENCHMARK ?=## what `benchmark` is asked for: --help lists it
 
 PODMAN_GPU = --device nvidia.com/gpu=all --security-opt label=disable --userns=keep-id
+BUILD = $(CONTAINER_ENGINE) build $(BUILD_FLAGS) --file Dockerfile.cuda \
+  --build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help setup train train-gpu image test test-system benchmark profile lint format types docs clean
+.PHONY: help setup train train-gpu image image-serve sbom engine test test-system benchmark profile lint format types docs clean
 .DELETE_ON_ERROR:
 
 help: ## List the commands and the variables that change them
@@ -56,11 +59,20 @@ train-gpu: image ## Train RECIPE in a container, on the GPU
 	  echo "make: $(CONTAINER_ENGINE) could not start the container; does this machine have an NVIDIA GPU," \
 	    "its driver and the NVIDIA container toolkit? Without them: make train" >&2; exit $$code; }
 
-image:
+image: engine ## Build the image that trains
+	@$(BUILD) --target train --tag $(IMAGE) .
+
+image-serve: engine ## Build the image that verifies bundles and predicts with them
+	@$(BUILD) --target serve --tag $(IMAGE)-serve .
+
+sbom: engine ## Write what is inside both images to sbom/, as CycloneDX
+	@mkdir -p sbom
+	@$(BUILD) --target sbom --output type=local,dest=sbom .
+
+engine:
 	@command -v $(CONTAINER_ENGINE) >/dev/null || { \
-	  echo "make: $(CONTAINER_ENGINE) is not installed; install it, or name another: make train-gpu" \
-	    "CONTAINER_ENGINE=podman. Without a container: make train" >&2; exit 2; }
-	@$(CONTAINER_ENGINE) build -f Dockerfile.cuda -t $(IMAGE) .
+	  echo "make: $(CONTAINER_ENGINE) is not installed; install it, or name another engine, such as" \
+	    "CONTAINER_ENGINE=podman; without a container: make train" >&2; exit 2; }
 
 test: setup ## Run the tests
 	@$(BIN)/pytest
@@ -78,6 +90,7 @@ profile: setup ## Train RECIPE and show where the time went, stage by stage
 lint: setup ## Check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/hadolint Dockerfile.cuda
 
 format: setup ## Format the code, and mend what can be mended
 	@$(BIN)/ruff check --fix .
@@ -90,5 +103,5 @@ docs: setup ## Write the README's tables anew from the code
 	@$(BIN)/python -m tests.readme
 
 clean: ## Remove .venv and every cache; trained models in artifacts/ stay
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build sbom *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
