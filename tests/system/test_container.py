@@ -193,6 +193,34 @@ sys.exit(JsonStrictValidator(SchemaVersion.V1_6).validate_str(pathlib.Path(sys.a
         assert bom["metadata"]["component"]["name"] == "bowsprit"
 
 
+def test_make_train_container_trains_on_data_of_the_user(podman: Podman, checkout: Path) -> None:
+    """If it failed, who has no GPU could not try what the cluster will run."""
+    (checkout / "data").mkdir()
+    rows = [f"word{row % 7} word{row % 3}\tlabel {row % 2}" for row in range(200)]
+    (checkout / "data" / "train.tsv").write_text("\n".join(["text\tlabel", *rows, ""]))
+    (checkout / "mine.env").write_text("BOW_TRAIN_DATA=data/train.tsv\nBOW_RUN_NAME=mine\nBOW_EPOCHS=9\n")
+    # A variable of the shell wins over the recipe's line.
+    done = podman.make(checkout, "train-container", "RECIPE=mine.env", f"IMAGE={TRAIN}", BOW_EPOCHS="2")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    bundle = checkout / "artifacts" / "mine"
+    assert (bundle / "manifest.json").stat().st_uid == os.geteuid()
+    assert json.loads((bundle / "run.json").read_text())["device_requested"] == "cpu"
+    assert json.loads((bundle / "manifest.json").read_text())["settings"]["epochs"] == 2
+
+
+def test_make_train_gpu_without_a_gpu_says_so_at_once(podman: Podman, checkout: Path) -> None:
+    """If it failed, gigabytes would be built before anyone hears that there is no GPU to use."""
+    # Empty also where this test runs beside a GPU.
+    done = podman.make(checkout, "train-gpu", "GPU=")
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert done.stdout == ""
+    assert len(said) == 1
+    assert "no NVIDIA GPU" in said[0]
+    assert "BOW_REQUIRE_GPU=false" in said[0]
+    assert "make train-container" in said[0]
+
+
 def copy_sources(folder: Path) -> Path:
     for name in SOURCES:
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
