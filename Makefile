@@ -1,26 +1,35 @@
 # The one set of commands: people, CI and hooks all call these. `make` alone lists them.
 
 PYTHON ?= python3## the Python (3.11 to 3.13) that .venv is made with
-RECIPE ?= recipes/tutorial.env## the settings of `train` and `train-gpu`; variables that are set already win
-DATA ?= data## the folder that `train-gpu` lets the container read, as data/
+RECIPE ?= recipes/tutorial.env## the settings of `train*`; variables that are set already win
+DATA ?= data## the folder that `train-gpu` and `train-container` let the container read, as data/
 CONTAINER_ENGINE ?= docker## docker or podman
-IMAGE ?= bowsprit## the name of the image that `train-gpu` builds
-GPU_FLAGS ?= $(if $(findstring podman,$(CONTAINER_ENGINE)),$(PODMAN_GPU),--gpus all)## how the engine passes the GPUs on
+IMAGE ?= bowsprit## the name of the image that trains; the one that serves is called IMAGE-serve
+GPU_FLAGS ?= $(if $(PODMAN),--device nvidia.com/gpu=all,--gpus all)## how the engine passes the GPUs on
+BUILD_FLAGS ?=## more flags for the engine's build, such as --build-arg BASE_IMAGE=...
+RUN_FLAGS ?=## more flags for the engine's run, such as --memory 8g
 
 BENCHMARK ?=## what `benchmark` is asked for: --help lists it
 DATA_SETS ?=## what `options` measures on: name=train.tsv or name=train.tsv,validation.tsv, one or more
 
-PODMAN_GPU = --device nvidia.com/gpu=all --security-opt label=disable --userns=keep-id
+# Also where podman answers to the name docker.
+PODMAN = $(findstring podman,$(shell $(CONTAINER_ENGINE) --version 2>/dev/null))
+# Podman without root is root's equal inside: keep-id makes the calling user the same there and here.
+PODMAN_FLAGS = --security-opt label=disable $(if $(filter-out 0,$(shell id -u)),--userns=keep-id)
+# What the driver shows, on Linux and in WSL.
+GPU = $(wildcard /dev/nvidiactl /dev/dxg)
+BUILD = $(CONTAINER_ENGINE) build $(BUILD_FLAGS) --file Dockerfile.cuda \
+  --build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help setup train train-gpu image test test-system test-kills benchmark options profile lint format types docs clean
+.PHONY: help setup train train-gpu train-container image image-serve sbom recipe engine gpu test test-system test-kills benchmark options profile lint format types docs clean
 .DELETE_ON_ERROR:
 
 help: ## List the commands and the variables that change them
-	@awk -F ' ?## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ' ?## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-15s  %s\n", $$1, $$2 }' Makefile
 	@echo
-	@awk -F '## ' '/^[A-Z_]+ \?=.*## / { split($$1, name, " "); printf "  %-17s %s\n", name[1], $$2 }' Makefile
+	@awk -F '## ' '/^[A-Z_]+ \?=.*## / { split($$1, name, " "); printf "  %-21s %s\n", name[1], $$2 }' Makefile
 
 setup: $(STAMP) ## Install everything into .venv, once
 
@@ -34,34 +43,57 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[train,dev]'
 	@touch $@
 
-train: export BOW_OVERWRITE ?= true
+train train-gpu train-container: export BOW_OVERWRITE ?= true
 train: export BOW_LOG_FORMAT ?= console
-train: setup ## Train RECIPE here: on the GPU if there is one, else on the CPU
-	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE)" >&2; exit 2; }
+train: recipe setup ## Train RECIPE here: on the GPU if there is one, else on the CPU
 	@while IFS='=' read -r name value || [ -n "$$name" ]; do case "$$name" in \
 	  BOW_*) printenv "$$name" >/dev/null || export "$$name=$$value" ;; esac; done <"$(RECIPE)"; \
 	exec $(BIN)/python -m job
 
-train-gpu: export BOW_OVERWRITE ?= true
 train-gpu: export BOW_REQUIRE_GPU ?= true
-train-gpu: image ## Train RECIPE in a container, on the GPU
-	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE)" >&2; exit 2; }
+train-gpu: DEVICE_FLAGS = $(if $(GPU),$(GPU_FLAGS) --env NVIDIA_VISIBLE_DEVICES=all)
+train-gpu: ## Train RECIPE in a container, on the GPU
+train-container: export BOW_DEVICE = cpu
+train-container: export BOW_REQUIRE_GPU = false
+train-container: ## Train RECIPE in a container, on the CPU
+train-gpu train-container: recipe gpu image
 	@mkdir -p artifacts
-	@$(CONTAINER_ENGINE) run --rm $$(test -t 0 && test -t 1 && echo --interactive --tty) $(GPU_FLAGS) \
+	@$(CONTAINER_ENGINE) run --rm $$(test -t 0 && test -t 1 && echo --interactive --tty) $(DEVICE_FLAGS) \
 	  --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
-	  --user "$$(id -u):$$(id -g)" --env HOME=/tmp \
+	  $(if $(PODMAN),$(PODMAN_FLAGS)) --user "$$(id -u):$$(id -g)" --env HOME=/tmp \
 	  --env-file "$(RECIPE)" $$(env | sed -n 's/^\(BOW_[A-Z_]*\)=.*/--env \1/p') \
 	  $(if $(wildcard $(DATA)),--volume "$(abspath $(DATA)):/work/data:ro") \
 	  --volume "$(CURDIR)/artifacts:/work/artifacts" \
-	  $(IMAGE) || { code=$$?; test $$code -ne 125 || \
-	  echo "make: $(CONTAINER_ENGINE) could not start the container; does this machine have an NVIDIA GPU," \
-	    "its driver and the NVIDIA container toolkit? Without them: make train" >&2; exit $$code; }
+	  $(RUN_FLAGS) $(IMAGE) || { code=$$?; case $$code in 125|126|127) \
+	  echo "make: $(CONTAINER_ENGINE) could not start the container, and said why above;$(if $(DEVICE_FLAGS), \
+	    for a GPU it needs the NVIDIA container toolkit;) without a container: make train" >&2 ;; esac; exit $$code; }
 
-image:
+image: engine ## Build the image that trains
+	@$(BUILD) --target train --tag $(IMAGE) .
+
+image-serve: engine ## Build the image that verifies bundles and predicts with them
+	@$(BUILD) --target serve --tag $(IMAGE)-serve .
+
+sbom: engine ## Write what is inside both images to sbom/, as CycloneDX
+	@mkdir -p sbom
+	@$(BUILD) --target sbom --output type=local,dest=sbom .
+
+recipe:
+	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE)" >&2; exit 2; }
+
+engine:
 	@command -v $(CONTAINER_ENGINE) >/dev/null || { \
-	  echo "make: $(CONTAINER_ENGINE) is not installed; install it, or name another: make train-gpu" \
-	    "CONTAINER_ENGINE=podman. Without a container: make train" >&2; exit 2; }
-	@$(CONTAINER_ENGINE) build -f Dockerfile.cuda -t $(IMAGE) .
+	  echo "make: $(CONTAINER_ENGINE) is not installed; install it, or name another engine, such as" \
+	    "CONTAINER_ENGINE=podman; without a container: make train" >&2; exit 2; }
+	@said=$$($(CONTAINER_ENGINE) info 2>&1 >/dev/null) || { \
+	  echo "make: $(CONTAINER_ENGINE) is installed but cannot be used ($$(echo "$$said" | tail -n 1));" \
+	    "start it, or name another engine, such as CONTAINER_ENGINE=podman; without a container: make train" >&2; exit 2; }
+
+# Asked before the image is built, which takes minutes.
+gpu: engine
+	@test -n "$(GPU)" || test "$$BOW_REQUIRE_GPU" = false || { \
+	  echo "make: there is no NVIDIA GPU here, or its driver is missing (no /dev/nvidiactl); to train on the CPU:" \
+	    "make train-container, or BOW_REQUIRE_GPU=false make train-gpu" >&2; exit 2; }
 
 test: setup ## Run the tests
 	@$(BIN)/pytest
@@ -85,6 +117,7 @@ profile: setup ## Train RECIPE and show where the time went, stage by stage
 lint: setup ## Check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/hadolint Dockerfile.cuda
 
 format: setup ## Format the code, and mend what can be mended
 	@$(BIN)/ruff check --fix .
@@ -97,5 +130,5 @@ docs: setup ## Write the README's tables anew from the code
 	@$(BIN)/python -m tests.readme
 
 clean: ## Remove .venv and every cache; trained models in artifacts/ stay
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build sbom *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,254 @@
+"""The images of Dockerfile.cuda, built and run for real, as locked down as a cluster runs them."""
+
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.bundle import open_bundle
+from serving.errors import ExitCode
+from tests.system.conftest import REPOSITORY, Environment
+from tests.system.engine import LOCKED_DOWN, Podman, missing_package
+
+pytestmark = pytest.mark.system
+
+TRAIN = "localhost/bowsprit-system-test"
+SERVE = f"{TRAIN}-serve"
+SOURCES = ("job", "export", "serving", "recipes")
+FILES = (
+    *("Dockerfile.cuda", ".dockerignore", "Makefile", "pyproject.toml", "constraints.txt"),
+    *("README.md", "LICENSE"),
+)
+ENDLESS = ("--env", "BOW_TRAIN_DATA=tutorial", "--env", "BOW_DEVICE=cpu", "--env", "BOW_EPOCHS=100000000")
+
+LIST_DISTRIBUTIONS = """
+import importlib.metadata, json
+found = importlib.metadata.distributions(path=[p for p in __import__("sys").path if "/opt/venv/" in p])
+print(json.dumps({each.name: each.version for each in found}))
+"""
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+    """Podman, which is installed where it is not here."""
+    package = missing_package()
+    if package is not None:
+        pytest.skip(f"{package} could not be installed: apt-get install {package}, as root")
+    return Podman(tmp_path_factory.mktemp("podman"))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the images are made of: make leaves its output beside its Makefile."""
+    return copy_sources(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images(podman: Podman, checkout: Path) -> None:
+    """Both images, built by make."""
+    for target in ("image", "image-serve"):
+        started = time.monotonic()
+        done = podman.make(checkout, target, f"IMAGE={TRAIN}")
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        print(f"{target}: {time.monotonic() - started:.0f} s")
+
+
+@pytest.mark.parametrize("user", [None, "12345:12345"], ids=["its own user", "any user"])
+def test_a_locked_down_container_trains_and_another_verifies(
+    podman: Podman, tmp_path: Path, user: str | None
+) -> None:
+    """If it failed, the image would need root, a writable root file system, a capability or a network."""
+    uid = int((user or "65532").partition(":")[0])
+    os.chown(tmp_path, uid, uid)
+    recipe = REPOSITORY / "recipes" / "tutorial.env"
+    flags = ["--user", user] if user else []
+    trained = podman.run(
+        TRAIN,
+        flags=[
+            *(*flags, "--env-file", str(recipe), "--env", "BOW_DEVICE=cpu"),
+            *("--volume", f"{tmp_path}:/work/artifacts"),
+        ],
+    )
+    assert trained.returncode == ExitCode.DONE, trained.stderr
+    assert (tmp_path / "tutorial" / "manifest.json").stat().st_uid == uid
+    bundle_id = open_bundle(tmp_path / "tutorial").bundle_id
+
+    verified = podman.run(SERVE, flags=[*flags, "--volume", f"{tmp_path}:/work/artifacts:ro"])
+    assert (verified.returncode, verified.stderr) == (ExitCode.DONE, "")
+    assert "artifacts/latest holds: all " in verified.stdout
+    assert f"bundle {bundle_id}" in verified.stdout
+
+
+def test_exit_codes_come_through(podman: Podman) -> None:
+    """If it failed, a scheduler would take a wrong setting for a bad machine, and try it again for ever."""
+    unset = podman.run(TRAIN)
+    assert (unset.returncode, "BOW_TRAIN_DATA" in unset.stderr) == (ExitCode.SETTINGS, True)
+    without_gpu = podman.run(
+        TRAIN, flags=["--env", "BOW_TRAIN_DATA=tutorial", "--env", "BOW_REQUIRE_GPU=true"]
+    )
+    assert without_gpu.returncode == ExitCode.PLATFORM
+    assert "set BOW_REQUIRE_GPU=false" in without_gpu.stderr
+    no_bundle = podman.run(SERVE)
+    assert (no_bundle.returncode, "artifacts/latest" in no_bundle.stderr) == (ExitCode.BUNDLE_DAMAGED, True)
+
+
+def test_a_stopped_job_ends_at_once_and_says_so(podman: Podman, tmp_path: Path) -> None:
+    """If it failed, a job that is evicted would be killed without a word, after the whole grace period."""
+    os.chown(tmp_path, 65532, 65532)
+    name = start_endless_job(podman, tmp_path)
+    try:
+        deadline = time.monotonic() + 60
+        while '"event": "model"' not in podman("logs", name).stderr:
+            assert time.monotonic() < deadline, podman("logs", name).stderr
+            time.sleep(0.2)
+        seconds, code = stop(podman, name)
+        assert (code, seconds < 3) == (ExitCode.INTERRUPTED, True)
+        assert "interrupted: nothing was published; run it again" in podman("logs", name).stderr
+    finally:
+        podman("rm", "--force", name)
+
+
+def test_a_job_that_is_stopped_while_it_starts_ends_at_once(podman: Podman, tmp_path: Path) -> None:
+    """If it failed, the kernel would drop the signal: Python is process 1 and has no handler for it yet."""
+    os.chown(tmp_path, 65532, 65532)
+    name = start_endless_job(podman, tmp_path)
+    try:
+        seconds, code = stop(podman, name)
+        # By the signal itself, or by the job where the machine was slow to send it.
+        assert code in (128 + 15, ExitCode.INTERRUPTED)
+        assert seconds < 3
+    finally:
+        podman("rm", "--force", name)
+
+
+def test_the_images_say_what_they_are(podman: Podman) -> None:
+    """If it failed, nobody could tell which version runs, or a cluster would refuse the image as root's."""
+    version = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version
+    for image, title in ((TRAIN, "bowsprit"), (SERVE, "bowsprit-serve")):
+        (found,) = json.loads(podman("image", "inspect", image).stdout)
+        labels = found["Config"]["Labels"]
+        prefix = "org.opencontainers.image"
+        assert labels[f"{prefix}.title"] == title
+        assert labels[f"{prefix}.version"] == version[1]
+        assert labels[f"{prefix}.licenses"] == "Apache-2.0"
+        assert labels[f"{prefix}.description"]
+        assert found["Config"]["User"] == "65532:65532"
+
+
+def test_the_serving_image_has_no_torch_and_none_has_pip(podman: Podman) -> None:
+    """If it failed, a server would carry gigabytes that it does not use, or anyone could install into it."""
+    train, serve = distributions(podman, TRAIN), distributions(podman, SERVE)
+    assert {"torch", "pyarrow"} <= train.keys()
+    assert not {"torch", "pyarrow", "pydantic", "onnxruntime-gpu"} & serve.keys()
+    assert not {"pip", "bowsprit", "cyclonedx-bom"} & (train.keys() | serve.keys())
+
+
+def test_a_change_of_the_source_does_not_install_torch_again(podman: Podman, tmp_path: Path) -> None:
+    """If it failed, each change would cost minutes to build and gigabytes to push and pull."""
+    changed = copy_sources(tmp_path)
+    with (changed / "job" / "__init__.py").open("a") as source:
+        source.write(f"# changed at {time.time()}\n")
+    done = podman.make(changed, "image", f"IMAGE={TRAIN}-changed")
+    assert done.returncode == 0, done.stderr[-4000:]
+    before, after = (
+        json.loads(podman("image", "inspect", image).stdout)[0]["RootFS"]["Layers"]
+        for image in (TRAIN, f"{TRAIN}-changed")
+    )
+    podman("image", "rm", f"{TRAIN}-changed")
+    assert [ours == theirs for ours, theirs in zip(before, after, strict=True)] == [
+        *[True] * (len(before) - 1),
+        False,
+    ]
+
+
+def test_sbom_lists_what_is_inside(podman: Podman, checkout: Path, tmp_path: Path) -> None:
+    """If it failed, a search for a vulnerable library would pass over the images that hold it."""
+    done = podman.make(checkout, "sbom")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    environment = Environment(tmp_path / "venv")
+    environment.install("-c", str(REPOSITORY / "constraints.txt"), "cyclonedx-python-lib[json-validation]")
+    validate = """
+import pathlib, sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+sys.exit(JsonStrictValidator(SchemaVersion.V1_6).validate_str(pathlib.Path(sys.argv[1]).read_text()))
+"""
+    for image, name, onnxruntime in (
+        (TRAIN, "bowsprit-train.cdx.json", "onnxruntime-gpu"),
+        (SERVE, "bowsprit-serve.cdx.json", "onnxruntime"),
+    ):
+        path = checkout / "sbom" / name
+        valid = environment.python("-c", validate, str(path))
+        assert valid.returncode == 0, valid.stderr
+        bom = json.loads(path.read_text())
+        listed = {component["name"]: component["version"] for component in bom["components"]}
+        assert listed == distributions(podman, image)
+        assert onnxruntime in listed
+        assert ("torch" in listed) == (image == TRAIN)
+        assert bom["metadata"]["component"]["name"] == "bowsprit"
+
+
+def test_make_train_container_trains_on_data_of_the_user(podman: Podman, checkout: Path) -> None:
+    """If it failed, who has no GPU could not try what the cluster will run."""
+    (checkout / "data").mkdir()
+    rows = [f"word{row % 7} word{row % 3}\tlabel {row % 2}" for row in range(200)]
+    (checkout / "data" / "train.tsv").write_text("\n".join(["text\tlabel", *rows, ""]))
+    (checkout / "mine.env").write_text("BOW_TRAIN_DATA=data/train.tsv\nBOW_RUN_NAME=mine\nBOW_EPOCHS=9\n")
+    # A variable of the shell wins over the recipe's line.
+    done = podman.make(checkout, "train-container", "RECIPE=mine.env", f"IMAGE={TRAIN}", BOW_EPOCHS="2")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    bundle = checkout / "artifacts" / "mine"
+    assert (bundle / "manifest.json").stat().st_uid == os.geteuid()
+    assert json.loads((bundle / "run.json").read_text())["device_requested"] == "cpu"
+    assert json.loads((bundle / "manifest.json").read_text())["settings"]["epochs"] == 2
+
+
+def test_make_train_gpu_without_a_gpu_says_so_at_once(podman: Podman, checkout: Path) -> None:
+    """If it failed, gigabytes would be built before anyone hears that there is no GPU to use."""
+    # Empty also where this test runs beside a GPU.
+    done = podman.make(checkout, "train-gpu", "GPU=")
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert done.stdout == ""
+    assert len(said) == 1
+    assert "no NVIDIA GPU" in said[0]
+    assert "BOW_REQUIRE_GPU=false" in said[0]
+    assert "make train-container" in said[0]
+
+
+def copy_sources(folder: Path) -> Path:
+    for name in SOURCES:
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(REPOSITORY / name, folder / name)
+    return folder
+
+
+def distributions(podman: Podman, image: str) -> dict[str, str]:
+    """What is installed in an image's environment, as its own Python sees it."""
+    done = podman.run(image, "-c", LIST_DISTRIBUTIONS, flags=["--entrypoint", "python"])
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def start_endless_job(podman: Podman, artifacts: Path) -> str:
+    """The ID of a container that trains until it is stopped."""
+    done = podman(
+        "run", "--detach", *LOCKED_DOWN, *ENDLESS, "--volume", f"{artifacts}:/work/artifacts", TRAIN
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def stop(podman: Podman, name: str) -> tuple[float, int]:
+    """The seconds that a container took to end once it was told to, and its exit code."""
+    started = time.monotonic()
+    podman("stop", "--time", "20", name)
+    seconds = time.monotonic() - started
+    return seconds, int(podman("inspect", name, "--format", "{{.State.ExitCode}}").stdout)

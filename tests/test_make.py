@@ -1,0 +1,146 @@
+"""What make asks of a container engine, and what it says where an engine or a GPU is missing.
+
+The engine is a script that writes down what it was asked: what docker would do with a GPU can be seen on no
+machine without both. tests/system/test_container.py has the real podman.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+ENGINE = """#!/bin/sh
+case "$1" in
+--version) echo "{name} version 1" ;;
+info) test -z "{ailing}" || {{ echo "{ailing}" >&2; exit 1; }} ;;
+build) echo built ;;
+run) shift; for word in "$@"; do echo "$word"; done; env | grep ^BOW_; exit {code} ;;
+esac
+"""
+
+Make = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Runs make in a folder that has its Makefile and recipes, by an engine of the given name and manners."""
+    for name in ("Makefile", "recipes", "pyproject.toml"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "data").mkdir()
+
+    def make(
+        *arguments: str, name: str = "docker", ailing: str = "", code: int = 0, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        engine = tmp_path / "engine"
+        engine.write_text(ENGINE.format(name=name, ailing=ailing, code=code))
+        engine.chmod(0o755)
+        return subprocess.run(
+            ["make", "CONTAINER_ENGINE=./engine", *arguments],
+            cwd=tmp_path,
+            # A make that runs these tests would have its own flags and variables be this one's, too.
+            env={"PATH": os.environ["PATH"], **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return make
+
+
+def the_one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What was said beside make's own line that a command failed."""
+    assert done.returncode != 0
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if "***" not in line]
+    return line
+
+
+@pytest.mark.parametrize("target", ["train-gpu", "train-container", "image", "image-serve", "sbom"])
+def test_a_missing_engine_is_named(make: Make, target: str) -> None:
+    """If it failed, a newcomer would read `command not found`, and not what to do about it."""
+    line = the_one_line(make(target, "CONTAINER_ENGINE=no-such-engine"))
+    assert "no-such-engine is not installed" in line
+    assert "CONTAINER_ENGINE=podman" in line
+    assert "make train" in line
+
+
+def test_an_engine_that_does_not_run_is_named_with_its_reason(make: Make) -> None:
+    """If it failed, a stopped daemon would look like a broken Dockerfile."""
+    line = the_one_line(make("train-gpu", ailing="is the daemon running?"))
+    assert "cannot be used (is the daemon running?)" in line
+
+
+def test_a_missing_gpu_is_told_with_the_ways_on(make: Make) -> None:
+    """If it failed, an image of gigabytes would be built before anyone hears that there is no GPU."""
+    line = the_one_line(make("train-gpu", "GPU="))
+    assert "no NVIDIA GPU" in line
+    assert "BOW_REQUIRE_GPU=false" in line
+    assert "make train-container" in line
+
+
+def test_a_missing_recipe_is_told(make: Make) -> None:
+    """If it failed, the image would be built before the mistyped name is noticed."""
+    assert "there is no recipe none.env" in the_one_line(make("train-container", "RECIPE=none.env"))
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"), [("docker", ["--gpus all"]), ("podman", ["--device nvidia.com/gpu=all"])]
+)
+def test_train_gpu_passes_the_gpus_on_and_requires_one(make: Make, name: str, flags: list[str]) -> None:
+    """If it failed, a job on a machine with a GPU would train on its CPU."""
+    done = make("train-gpu", "GPU=/dev/nvidiactl", name=name)
+    asked = " ".join(done.stdout.split())
+    for flag in (*flags, "--env NVIDIA_VISIBLE_DEVICES=all", "--env BOW_REQUIRE_GPU"):
+        assert flag in asked
+    assert "BOW_REQUIRE_GPU=true" in asked
+    assert ("--gpus" in asked) == (name == "docker")
+    # Root's podman has no other user to keep.
+    assert ("--userns=keep-id" in asked) == (name == "podman" and os.geteuid() != 0)
+
+
+def test_without_a_gpu_and_none_required_the_engine_is_asked_for_none(make: Make) -> None:
+    """If it failed, the way out that the message names would end in the engine's own error."""
+    done = make("train-gpu", "GPU=", BOW_REQUIRE_GPU="false")
+    assert done.returncode == 0, done.stderr
+    assert "--gpus" not in done.stdout
+    assert "BOW_REQUIRE_GPU=false" in done.stdout
+
+
+def test_train_container_asks_for_the_cpu_whatever_the_shell_has(make: Make) -> None:
+    """If it failed, a setting for the cluster would keep the trial run on a laptop from starting."""
+    done = make("train-container", BOW_REQUIRE_GPU="true", BOW_DEVICE="cuda:0")
+    assert done.returncode == 0, done.stderr
+    assert {"BOW_DEVICE=cpu", "BOW_REQUIRE_GPU=false"} <= set(done.stdout.splitlines())
+    assert not {"--gpus", "--device"} & set(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("target", ["train-gpu", "train-container"])
+def test_the_container_is_locked_down_and_the_callers_own(make: Make, tmp_path: Path, target: str) -> None:
+    """If it failed, the bundle would belong to root, or the job could write where it has no business."""
+    done = make(target, "GPU=/dev/nvidiactl", "RUN_FLAGS=--memory 8g", BOW_EPOCHS="7")
+    asked = " ".join(done.stdout.split())
+    for flags in (
+        "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges",
+        f"--user {os.geteuid()}:{os.getegid()} --env HOME=/tmp",
+        "--env-file recipes/tutorial.env",
+        "--env BOW_EPOCHS",
+        f"--volume {tmp_path}/data:/work/data:ro",
+        f"--volume {tmp_path}/artifacts:/work/artifacts",
+        "--memory 8g bowsprit",
+    ):
+        assert flags in asked
+    assert "BOW_EPOCHS=7" in asked
+
+
+def test_a_job_that_fails_is_not_taken_for_an_engine_that_does(make: Make) -> None:
+    """If it failed, a wrong setting would send the user to look for the container toolkit."""
+    failed, unstarted = (make("train-gpu", "GPU=/dev/nvidiactl", code=code) for code in (2, 125))
+    assert failed.returncode != 0
+    assert "could not start" not in failed.stderr
+    assert "could not start the container" in unstarted.stderr
+    assert "NVIDIA container toolkit" in unstarted.stderr
