@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from job.__main__ import main as job_main
+from job.main import main as job_main
 from job.stopping import Stop
 from serving.__main__ import main as serving_main
 from serving.errors import ExitCode

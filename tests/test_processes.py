@@ -116,6 +116,29 @@ def test_a_signal_before_training_ends_the_job_at_once(tmp_path: Path, stop: sig
     assert list(tmp_path.glob("out/*")) == []
 
 
+def test_a_signal_while_the_job_imports_ends_it_with_code_75(tmp_path: Path) -> None:
+    """If it failed, a pod that is evicted right after its start would count as failed."""
+    data = write_data(tmp_path / "train.tsv", 20)
+    codes = []
+    for wait in (0.15, 0.3, 0.6, 1.0):
+        process = start(REPOSITORY, tmp_path / "out", data)
+        while process.poll() is None and not _handles_sigterm(process.pid):
+            time.sleep(0.005)
+        time.sleep(wait)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert "Traceback" not in errors
+        codes.append(process.returncode)
+    assert set(codes) <= {ExitCode.INTERRUPTED, ExitCode.DONE}
+    assert ExitCode.INTERRUPTED in codes
+
+
+def _handles_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)  # type: ignore[index]
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 def test_a_second_signal_ends_the_job_without_waiting(tmp_path: Path) -> None:
     """If it failed, who presses Ctrl-C twice would wait for a checkpoint on a slow disk."""
     code = (
