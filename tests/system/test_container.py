@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ FILES = (
     *("Dockerfile.cuda", ".dockerignore", "Makefile", "pyproject.toml", "constraints.txt"),
     *("README.md", "LICENSE"),
 )
-ENDLESS = ("--env", "BOW_TRAIN_DATA=tutorial", "--env", "BOW_DEVICE=cpu", "--env", "BOW_EPOCHS=100000000")
+TUTORIAL = ("--env", "BOW_TRAIN_DATA=tutorial", "--env", "BOW_DEVICE=cpu", "--env", "BOW_BATCH_SIZE=1")
+ENDLESS = (*TUTORIAL, "--env", "BOW_EPOCHS=100000000")
+LONG = (*TUTORIAL, "--env", "BOW_EPOCHS=30000", "--env", "BOW_RUN_NAME=night")
 
 LIST_DISTRIBUTIONS = """
 import importlib.metadata, json
@@ -96,26 +99,38 @@ def test_exit_codes_come_through(podman: Podman) -> None:
     assert (no_bundle.returncode, "artifacts/latest" in no_bundle.stderr) == (ExitCode.BUNDLE_DAMAGED, True)
 
 
-def test_a_stopped_job_ends_at_once_and_says_so(podman: Podman, tmp_path: Path) -> None:
-    """If it failed, a job that is evicted would be killed without a word, after the whole grace period."""
-    os.chown(tmp_path, 65532, 65532)
-    name = start_endless_job(podman, tmp_path)
+def test_a_stopped_job_keeps_what_it_learned_and_the_next_ends_with_the_same_bytes(
+    podman: Podman, tmp_path: Path
+) -> None:
+    """If it failed, an eviction would cost the work of hours, or change the model."""
+    stopped, undisturbed = tmp_path / "stopped", tmp_path / "undisturbed"
+    for folder in (stopped, undisturbed):
+        folder.mkdir()
+        os.chown(folder, 65532, 65532)
+    name = start_job(podman, stopped, LONG)
     try:
         deadline = time.monotonic() + 60
-        while '"event": "model"' not in podman("logs", name).stderr:
+        while '"event": "checkpoints"' not in podman("logs", name).stderr:
             assert time.monotonic() < deadline, podman("logs", name).stderr
             time.sleep(0.2)
         seconds, code = stop(podman, name)
         assert (code, seconds < 3) == (ExitCode.INTERRUPTED, True)
-        assert "interrupted: nothing was published; run it again" in podman("logs", name).stderr
+        assert "interrupted by SIGTERM: what was learned in" in podman("logs", name).stderr
+        assert [path.name for path in stopped.iterdir()] == [".night.checkpoint"]
     finally:
         podman("rm", "--force", name)
+    for folder in (stopped, undisturbed):
+        done = podman.run(TRAIN, flags=[*LONG, "--volume", f"{folder}:/work/artifacts"])
+        assert done.returncode == ExitCode.DONE, done.stderr
+        assert ('"event": "resumed"' in done.stderr) == (folder == stopped)
+    assert sorted(path.name for path in stopped.iterdir()) == ["latest", "night"]
+    assert open_bundle(stopped / "latest").bundle_id == open_bundle(undisturbed / "latest").bundle_id
 
 
 def test_a_job_that_is_stopped_while_it_starts_ends_at_once(podman: Podman, tmp_path: Path) -> None:
     """If it failed, the kernel would drop the signal: Python is process 1 and has no handler for it yet."""
     os.chown(tmp_path, 65532, 65532)
-    name = start_endless_job(podman, tmp_path)
+    name = start_job(podman, tmp_path, ENDLESS)
     try:
         seconds, code = stop(podman, name)
         # By the signal itself, or by the job where the machine was slow to send it.
@@ -237,11 +252,9 @@ def distributions(podman: Podman, image: str) -> dict[str, str]:
     return found
 
 
-def start_endless_job(podman: Podman, artifacts: Path) -> str:
-    """The ID of a container that trains until it is stopped."""
-    done = podman(
-        "run", "--detach", *LOCKED_DOWN, *ENDLESS, "--volume", f"{artifacts}:/work/artifacts", TRAIN
-    )
+def start_job(podman: Podman, artifacts: Path, flags: Sequence[str]) -> str:
+    """The ID of a container that trains."""
+    done = podman("run", "--detach", *LOCKED_DOWN, *flags, "--volume", f"{artifacts}:/work/artifacts", TRAIN)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
