@@ -14,14 +14,12 @@ from export.limits import check_size
 from export.provider import why_unusable
 from export.publish import point_latest_again, prepare_folder, publish, staging
 from job import metrics, tutorial
-from job.cache import Cache
 from job.checkpoint import Identity
 from job.checkpoints import Checkpoints
-from job.dataset import DataSpec, TooManyRejected
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
 from job.identity import default_name, is_published
-from job.inputs import Inputs, read_inputs
+from job.inputs import Inputs
 from job.learn import Learned, Means, learn
 from job.memory import give_back_freed_memory, peak_memory, set_up_allocator
 from job.model import BowClassifier, initialize_uniform
@@ -29,6 +27,7 @@ from job.ngrams import Limits
 from job.optimizer import Optimizer
 from job.output import Output
 from job.prepare import FeatureLimits, Prepared, prepare, unseen_labels
+from job.read import list_rejected, read_data
 from job.run_lock import only_job
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, feature_spec, not_shaping, shaping
@@ -54,7 +53,7 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
     prepare_folder(settings.output_dir)
 
     with clock.stage("read"):
-        inputs = _read(settings, num_threads)
+        inputs = read_data(settings, num_threads)
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
@@ -66,7 +65,7 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
         else:
             for use, names in unseen_labels(inputs).items():
                 output.unseen_labels(use, names)
-            _list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
+            list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
             _make(settings, inputs, run_name, device, num_threads, clock, stop or Stop(), output)
     return bundle
 
@@ -136,58 +135,12 @@ def _use_threads(settings: Settings) -> int:
     return num_threads
 
 
-def _read(settings: Settings, num_threads: int) -> Inputs:
-    locations = {
-        "train": settings.train_data,
-        "validation": settings.validation_data,
-        "test": settings.test_data,
-    }
-    specs = {
-        use: DataSpec(
-            location=location,
-            format=settings.data_format,
-            text_column=settings.text_column,
-            label_column=settings.label_column,
-            weight_column=settings.weight_column if use == "train" else None,  # others are scored unweighted
-            setting=f"BOW_{use.upper()}_DATA",
-        )
-        for use, location in locations.items()
-        if location is not None
-    }
-    try:
-        return read_inputs(
-            specs,
-            settings.vocabulary_file,
-            num_threads=num_threads,
-            max_rejected=settings.max_rejected,
-            max_vocabulary=settings.max_vocabulary,
-            features=feature_spec(settings),
-            cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
-        )
-    except TooManyRejected as error:
-        # The run has no name yet where its name comes from the data.
-        path = settings.output_dir / f"{settings.run_name or 'run'}.rejected.jsonl"
-        if len(error.rejected):
-            error.rejected.write(path)
-            error.add_note(f"The rejected rows are listed in {path}")
-        raise
-
-
 def _complete(settings: Settings, inputs: Inputs, output: Output) -> Settings:
     num_rows = inputs.corpora["train"].num_rows
     completed = complete(settings, num_rows)
     if completed != settings:
         output.learning_plan(completed, num_rows)
     return completed
-
-
-def _list_rejected(inputs: Inputs, path: Path, output: Output) -> None:
-    """Lists the rejected rows beside the bundle; a list that an earlier run left there goes."""
-    if len(inputs.rejected):
-        inputs.rejected.write(path)
-        output.rejected(len(inputs.rejected), path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _prepare(settings: Settings, inputs: Inputs) -> Prepared:
