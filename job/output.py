@@ -12,9 +12,11 @@ from job.inputs import Inputs
 from job.log import write
 from job.metrics import Metrics
 from job.prepare import Prepared
+from job.quality import Judgement
 from job.settings import Settings
 from job.train_state import EpochResult
 from job.tutorial import Snapshot
+from serving.bundle import Bundle
 from serving.parity import Rung, by_name
 from serving.table import rungs_table
 
@@ -130,20 +132,38 @@ class Output:
                 holds=rung.holds,
             )
 
-    def published(self, bundle: Path, bundle_id: str) -> None:
+    def judged(self, judgement: Judgement) -> None:
+        """What the quality gate compared, where it has limits, and whether the model passed."""
+        if not judgement.has_limits:
+            return
+        baseline = {}
+        if judgement.baseline is not None:
+            baseline = {
+                "in_service": judgement.baseline.run,
+                "its_accuracy": round(judgement.baseline.accuracy, 4),
+                "scored_anew": judgement.baseline.scored_anew,
+            }
+        accuracy = None if judgement.summary is None else round(judgement.summary.accuracy, 4)
+        log.info("quality_gate", accuracy=accuracy, **baseline, passed=judgement.failed is None)
+
+    def published(self, bundle: Bundle) -> None:
         """Where the bundle is."""
         if self.for_people:
-            self._print(f"bundle  {bundle}\nid      {bundle_id}\n")
+            self._print(f"bundle  {bundle.path}\nid      {bundle.bundle_id}\n")
         else:
-            log.info("published", bundle=str(bundle), bundle_id=bundle_id)
+            log.info("published", bundle=str(bundle.path), bundle_id=bundle.bundle_id)
 
-    def already_published(self, bundle: Path) -> None:
+    def already_published(self, bundle: Bundle) -> None:
         """That there was nothing to do."""
         advice = "set BOW_OVERWRITE=true to train again"
         if self.for_people:
-            self._print(f"{bundle} is this run's bundle already; {advice}\n")
+            self._print(f"{bundle.path} is this run's bundle already; {advice}\n")
         else:
-            log.info("already_published", bundle=str(bundle), advice=advice)
+            log.info("already_published", bundle=str(bundle.path), advice=advice)
+
+    def kept_back(self, bundle: Bundle) -> None:
+        """Where the bundle is that did not pass; the run's error says why."""
+        log.warning("kept_back", bundle=str(bundle.path), bundle_id=bundle.bundle_id)
 
     def _print(self, text: str) -> None:
         write(sys.stdout, "\n" + text)

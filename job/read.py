@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from job.baseline import TestData
 from job.cache import Cache
 from job.dataset import DataSpec, TooManyRejected
 from job.inputs import Inputs, read_inputs
 from job.output import Output
-from job.settings import Settings, feature_spec
+from job.settings import Settings, feature_spec, shaping
 
 
 def data_specs(settings: Settings) -> dict[str, DataSpec]:
@@ -49,6 +50,18 @@ def read_data(settings: Settings, num_threads: int) -> Inputs:
             error.rejected.write(path)
             error.add_note(f"The rejected rows are listed in {path}")
         raise
+
+
+def test_data(settings: Settings, inputs: Inputs, num_threads: int) -> TestData | None:
+    """The test data, ready to be read once more; None where there is none."""
+    if "test" not in inputs.records:
+        return None
+    return TestData(
+        spec=data_specs(settings).get("test"),
+        record=inputs.records["test"],
+        settings=shaping(settings),
+        num_threads=num_threads,
+    )
 
 
 def list_rejected(inputs: Inputs, path: Path, output: Output) -> None:

@@ -12,7 +12,15 @@ from export.bundle import Provenance, seal, write_model
 from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
-from export.publish import point_latest_again, prepare_folder, publish, staging
+from export.publish import (
+    LATEST,
+    alone,
+    is_newer_than_latest,
+    point_latest_again,
+    prepare_folder,
+    publish,
+    staging,
+)
 from job import metrics, tutorial
 from job.checkpoint import Identity
 from job.checkpoints import Checkpoints
@@ -27,7 +35,8 @@ from job.ngrams import Limits
 from job.optimizer import Optimizer
 from job.output import Output
 from job.prepare import FeatureLimits, Prepared, prepare, unseen_labels
-from job.read import list_rejected, read_data
+from job.quality import Judgement, QualityGate, quality_error
+from job.read import list_rejected, read_data, test_data
 from job.run_lock import only_job
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, feature_spec, not_shaping, shaping
@@ -35,6 +44,7 @@ from job.stopping import Stop
 from job.trainer import Plan
 from serving.bundle import FILES, open_bundle
 from serving.parity import Rung, Tolerance, check
+from serving.quality import read_failed_gate
 from serving.weights import Parameters
 
 
@@ -43,7 +53,8 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
 
     stop: what tells whether a signal came, where somebody listens for them.
 
-    Raises what the stages raise, each a `BowspritError`, or Interrupted; nothing is published then.
+    Raises what the stages raise, each a `BowspritError`, or Interrupted; nothing is published then, but
+    for a QualityError.
     """
     clock = StageClock()
     set_up_allocator(keep_freed=settings.cache_dir is None)  # with a cache, memory is what is short
@@ -57,16 +68,26 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
+    gate = QualityGate(
+        min_accuracy=settings.min_accuracy,
+        max_drop=settings.max_drop,
+        latest=settings.output_dir / LATEST,
+        test=test_data(settings, inputs, num_threads),
+    )
+    gate.check_latest()
     with only_job(settings.output_dir, run_name):
         bundle = settings.output_dir / run_name
         if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
-            point_latest_again(settings.output_dir, run_name)
-            output.already_published(bundle)
+            judgement = _publish_again(bundle, gate, settings, output)
         else:
             for use, names in unseen_labels(inputs).items():
                 output.unseen_labels(use, names)
             list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
-            _make(settings, inputs, run_name, device, num_threads, clock, stop or Stop(), output)
+            bundle, judgement = _make(
+                settings, inputs, run_name, device, num_threads, clock, stop or Stop(), gate, output
+            )
+    if judgement.failed is not None:
+        raise quality_error(judgement.failed, bundle, gate.latest)
     return bundle
 
 
@@ -78,9 +99,10 @@ def _make(
     num_threads: int,
     clock: StageClock,
     stop: Stop,
+    gate: QualityGate,
     output: Output,
-) -> None:
-    """From what was read to the published bundle."""
+) -> tuple[Path, Judgement]:
+    """From what was read to the published bundle: where it is, and what the quality gate said of it."""
     with clock.stage("encode"):
         prepared = _prepare(settings, inputs)
     output.prepared(prepared, inputs.label_names)
@@ -122,9 +144,9 @@ def _make(
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)
-        bundle = publish(folder, settings.output_dir, run_name, overwrite=settings.overwrite)
+        bundle, judgement = _publish(folder, run_name, gate, settings, output)
     checkpoints.discard()
-    output.published(bundle, open_bundle(bundle).bundle_id)
+    return bundle, judgement
 
 
 def _use_threads(settings: Settings) -> int:
@@ -243,6 +265,40 @@ def _climb(
         provider = None
     texts = {f"{use} texts": inputs.samples[use]}
     return climb_all(folder, model, parameters, provenance, texts, tolerance, provider=provider)
+
+
+def _publish(
+    folder: Path, run_name: str, gate: QualityGate, settings: Settings, output: Output
+) -> tuple[Path, Judgement]:
+    """Publishes a sealed bundle, marked where it does not pass the quality gate."""
+    with alone(settings.output_dir):
+        judgement = gate.judge(open_bundle(folder).manifest.metrics.get("test"))
+        passed = judgement.failed is None
+        if judgement.failed is not None:
+            (folder / FILES.failed_gate).write_bytes(judgement.failed.to_json())
+        bundle = publish(
+            folder, settings.output_dir, run_name, overwrite=settings.overwrite, move_latest=passed
+        )
+    output.judged(judgement)
+    (output.published if passed else output.kept_back)(open_bundle(bundle))
+    return bundle, judgement
+
+
+def _publish_again(bundle: Path, gate: QualityGate, settings: Settings, output: Output) -> Judgement:
+    """Takes the last steps of publishing for a bundle that has its name, where a killed job has not.
+
+    One that is marked is judged anew, by the limits and the bundle in service of now.
+    """
+    with alone(settings.output_dir):
+        # One that passed keeps its place: `latest` may have moved on to a better one since.
+        with_latest = read_failed_gate(bundle) is not None or is_newer_than_latest(bundle)
+        judgement = gate.judge(open_bundle(bundle).manifest.metrics.get("test"), with_latest=with_latest)
+        passed = judgement.failed is None
+        if passed:
+            point_latest_again(settings.output_dir, bundle.name)
+    output.judged(judgement)
+    (output.already_published if passed else output.kept_back)(open_bundle(bundle))
+    return judgement
 
 
 def _record(

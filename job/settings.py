@@ -188,6 +188,15 @@ class Settings(BaseSettings):
     """`l2` divides what the features of a text count by the root of the sum of their squares, so that long
     texts weigh no more than short ones; character n-grams are one group, tokens and word n-grams another."""
 
+    min_accuracy: Share | None = Field(default=None, examples=[0.9])
+    """The least test accuracy with which `latest` moves to the new bundle. One below is kept and marked, and
+    the job ends with exit code 7. Needs BOW_TEST_DATA."""
+
+    max_drop: Share | None = Field(default=None, examples=[0.02])
+    """How much lower than that of the bundle that `latest` names the test accuracy may be; otherwise as
+    BOW_MIN_ACCURACY. That bundle is scored anew where its figure is of other test data, which reads the test
+    data once more. Without a `latest`, nothing is compared."""
+
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
 
@@ -286,6 +295,12 @@ class Settings(BaseSettings):
                 problems.append(
                     f"{env_name(name)}: {column!r} names a column, and fastText files have none; "
                     "unset it, or set BOW_DATA_FORMAT=auto"
+                )
+        for name, limit in (("min_accuracy", self.min_accuracy), ("max_drop", self.max_drop)):
+            if limit is not None and self.test_data is None and self.train_data != TUTORIAL:
+                problems.append(
+                    f"{env_name(name)}: {limit} limits the accuracy on test data, and BOW_TEST_DATA names "
+                    f"none; set BOW_TEST_DATA=data/test.tsv, or unset {env_name(name)}"
                 )
         if self.require_gpu and self.device == "cpu":
             problems.append(

@@ -1,0 +1,225 @@
+"""The job as it is scheduled: night after night into one folder, with a gate."""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from export.publish import LATEST
+from job.main import main
+from job.stopping import Stop
+from serving.__main__ import main as serving_main
+from serving.bundle import FILES, open_bundle
+from serving.errors import ExitCode
+from serving.quality import read_failed_gate
+
+TOPICS = {
+    "account": ["password", "login", "account", "locked"],
+    "delivery": ["parcel", "arrive", "track", "courier"],
+    "billing": ["invoice", "charged", "refund", "receipt"],
+}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Without it one test's logging would speak in the next test."""
+    yield
+    structlog.reset_defaults()
+
+
+def write_rows(path: Path, number: int, seed: int, *, shuffled: bool = False) -> Path:
+    draw = random.Random(seed)
+    labels = [draw.choice(list(TOPICS)) for _ in range(number)]
+    texts = [
+        " ".join(["please", *draw.choices(TOPICS[label], k=3), str(draw.randrange(50))]) for label in labels
+    ]
+    if shuffled:
+        draw.shuffle(labels)
+    rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, labels, strict=True))
+    path.write_text("text\tlabel\n" + rows)
+    return path
+
+
+class Nights:
+    """One output folder, and the jobs that run into it."""
+
+    def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.out, self.capfd = folder, folder / "out", capfd
+        self.test = write_rows(folder / "test.tsv", 200, seed=1000)
+        self.events: list[dict[str, Any]] = []
+        self.errors = ""
+
+    def run(self, night: int, *, broken: bool = False, **settings: object) -> int:
+        """Trains on that night's data; returns the exit code, and keeps the log."""
+        data = write_rows(self.folder / f"train-{night}.tsv", 300, seed=night, shuffled=broken)
+        environ = {
+            "BOW_TRAIN_DATA": data,
+            "BOW_TEST_DATA": self.test,
+            "BOW_OUTPUT_DIR": self.out,
+            "BOW_RUN_NAME": f"night-{night}",
+            "BOW_DEVICE": "cpu",
+            "BOW_LOG_FORMAT": "json",
+        } | {f"BOW_{name.upper()}": value for name, value in settings.items()}
+        code = main([], {name: str(value) for name, value in environ.items()}, Stop())
+        self.errors = self.capfd.readouterr().err
+        if environ["BOW_LOG_FORMAT"] == "json":
+            self.events = [json.loads(line) for line in self.errors.splitlines()]
+        return code
+
+    def event(self, name: str) -> dict[str, Any]:
+        (found,) = [event for event in self.events if event["event"] == name]
+        return found
+
+    @property
+    def latest(self) -> str:
+        return os.readlink(self.out / LATEST)  # noqa: PTH115 - as it is written
+
+    @property
+    def names(self) -> set[str]:
+        return {path.name for path in self.out.iterdir()} - {LATEST}
+
+
+@pytest.fixture
+def nights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Nights:
+    return Nights(tmp_path, capfd)
+
+
+def test_a_night_of_broken_data_fails_the_gate_and_the_model_in_service_stays(
+    nights: Nights, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """If it failed, one night of shuffled labels would put a useless model into service."""
+    gate = {"min_accuracy": 0.9, "max_drop": 0.02}
+    assert nights.run(1, **gate) == 0
+    assert nights.run(2, broken=True, **gate) == ExitCode.QUALITY_GATE
+    assert nights.latest == "night-1"
+    assert nights.names == {"night-1", "night-2"}
+    message = nights.event("failed")["reason"]
+    for words in (
+        "night-2: ",
+        "test accuracy 0.",
+        "BOW_MIN_ACCURACY asks for at least 0.9",
+        "night-1, which is",
+    ):
+        assert words in message
+    assert nights.event("kept_back")["bundle"] == str(nights.out / "night-2")
+    judged = nights.event("quality_gate")
+    assert (judged["passed"], judged["in_service"], judged["its_accuracy"]) == (False, "night-1", 1.0)
+    assert judged["scored_anew"] is False
+    failed = read_failed_gate(nights.out / "night-2")
+    assert failed is not None
+    assert (failed.latest, failed.latest_accuracy) == ("night-1", 1.0)
+    assert len(failed.reasons) == 2
+    # The bundle is whole, and says of itself that it did not pass.
+    assert serving_main(["verify", str(nights.out / "night-2")]) == 0
+    assert "it did not pass the quality gate: test accuracy 0." in capfd.readouterr().out
+    assert serving_main(["verify", str(nights.out / "night-1")]) == 0
+    assert "quality gate" not in capfd.readouterr().out
+    assert nights.run(3, **gate) == 0
+    assert nights.latest == "night-3"
+
+
+def test_the_model_is_the_same_whether_it_passes_or_not(nights: Nights) -> None:
+    """If it failed, what was in service that night would change a bundle's ID: nobody could rebuild it."""
+    assert nights.run(1, run_name="judged", min_accuracy=1, epochs=1, max_vocabulary=1) == 7
+    assert nights.run(1, run_name="free", epochs=1, max_vocabulary=1) == 0
+    ids = {open_bundle(nights.out / name).bundle_id for name in ("judged", "free")}
+    assert len(ids) == 1
+
+
+def test_a_retry_of_a_run_that_did_not_pass_ends_in_the_same_way(nights: Nights) -> None:
+    """If it failed, a scheduler's second try would put into service what the first one kept back."""
+    assert nights.run(1) == 0
+    for attempt in range(3):
+        assert nights.run(2, broken=True, max_drop=0.02) == 7
+        assert nights.latest == "night-1"
+        assert (nights.out / "night-2" / FILES.failed_gate).exists()
+        trained = [event["event"] for event in nights.events if event["event"] == "epoch"]
+        assert bool(trained) == (attempt == 0)
+    # Not even a better model in service since then, or none at all, makes it a good one.
+    assert nights.run(3) == 0
+    assert nights.run(2, broken=True, max_drop=0.02) == 7
+    assert nights.latest == "night-3"
+
+
+def test_who_lowers_the_limit_puts_the_kept_model_into_service(nights: Nights) -> None:
+    """If it failed, the error's advice would not help, or cost another training."""
+    assert nights.run(1) == 0
+    assert nights.run(2, broken=True, max_drop=0.02) == 7
+    assert nights.run(2, broken=True, max_drop=1) == 0
+    assert nights.event("already_published")
+    assert nights.latest == "night-2"
+    assert not (nights.out / "night-2" / FILES.failed_gate).exists()
+
+
+def test_a_retry_of_a_run_that_passed_ends_well_whatever_came_after_it(nights: Nights) -> None:
+    """If it failed, a run that a scheduler repeats would be compared with the better model that followed."""
+    assert nights.run(1, broken=True) == 0
+    assert nights.run(2, max_drop=0.02) == 0
+    assert nights.run(1, broken=True, max_drop=0.02) == 0
+    assert nights.latest == "night-2"
+    assert not (nights.out / "night-1" / FILES.failed_gate).exists()
+    # A job that was killed before `latest` moved is judged once more, since it moves now.
+    (nights.out / LATEST).unlink()
+    (nights.out / LATEST).symlink_to("night-1")
+    assert nights.run(2, max_drop=0.02) == 0
+    assert nights.latest == "night-2"
+
+
+def test_a_bundle_in_service_that_is_below_a_new_limit_is_an_error_and_stays(nights: Nights) -> None:
+    """If it failed, a limit would be met by a bundle that was published without one."""
+    assert nights.run(1, broken=True) == 0
+    assert nights.run(1, broken=True, min_accuracy=0.9) == 7
+    assert nights.latest == "night-1"
+    assert not (nights.out / "night-1" / FILES.failed_gate).exists()
+
+
+def test_without_a_model_in_service_there_is_nothing_to_drop_from(nights: Nights) -> None:
+    """If it failed, the first night could never pass."""
+    assert nights.run(1, broken=True, max_drop=0) == 0
+    assert nights.latest == "night-1"
+
+
+def test_new_test_data_does_not_count_as_a_worse_model(nights: Nights) -> None:
+    """If it failed, models would be compared on different rows: a harder test set would close the gate."""
+    assert nights.run(1, max_drop=0.02) == 0
+    # Half of these labels are wrong: every model does far worse on them than the manifest of night 1 says.
+    write_rows(nights.test, 200, seed=7, shuffled=True)
+    assert nights.run(2, max_drop=0.02) == 0
+    judged = nights.event("quality_gate")
+    assert judged["scored_anew"] is True
+    assert judged["its_accuracy"] == judged["accuracy"] < 0.6
+    assert nights.latest == "night-2"
+
+
+def test_a_model_that_fails_does_not_replace_the_one_in_service(nights: Nights) -> None:
+    """If it failed, a job with a fixed name would overwrite the model in service with the one that failed."""
+    fixed = {"run_name": "tickets", "overwrite": True, "min_accuracy": 0.9}
+    assert nights.run(1, **fixed) == 0
+    good = open_bundle(nights.out / "tickets").bundle_id
+    for _ in range(2):
+        assert nights.run(2, broken=True, **fixed) == 7
+        assert open_bundle(nights.out / LATEST).bundle_id == good
+        assert nights.names == {"tickets", "tickets.failed"}
+        assert read_failed_gate(nights.out / "tickets") is None
+        assert read_failed_gate(nights.out / "tickets.failed") is not None
+    assert str(nights.out / "tickets.failed") in nights.event("failed")["reason"]
+    assert nights.run(3, **fixed) == 0
+    assert nights.latest == "tickets"
+    assert open_bundle(nights.out / LATEST).bundle_id != good
+
+
+def test_something_in_service_that_cannot_be_compared_with_ends_the_run_before_training(
+    nights: Nights,
+) -> None:
+    """If it failed, hours of training would end at a gate that cannot be asked."""
+    assert nights.run(1) == 0
+    (nights.out / "night-1" / FILES.manifest).write_text("{}")
+    assert nights.run(2, max_drop=0.02) == ExitCode.BUNDLE_DAMAGED
+    assert "BOW_MAX_DROP" in nights.event("failed")["reason"]
+    assert not [event for event in nights.events if event["event"] == "epoch"]
+    assert nights.names == {"night-1"}
