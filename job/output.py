@@ -165,5 +165,10 @@ class Output:
         """Where the bundle is that did not pass; the run's error says why."""
         log.warning("kept_back", bundle=str(bundle.path), bundle_id=bundle.bundle_id)
 
+    def removed(self, names: list[str], keep: int) -> None:
+        """Which older bundles made way."""
+        if names:
+            log.info("old_bundles_removed", bundles=names, keep=keep)
+
     def _print(self, text: str) -> None:
         write(sys.stdout, "\n" + text)

@@ -21,6 +21,7 @@ from export.publish import (
     publish,
     staging,
 )
+from export.retention import remove_old
 from job import metrics, tutorial
 from job.checkpoint import Identity
 from job.checkpoints import Checkpoints
@@ -279,6 +280,7 @@ def _publish(
         bundle = publish(
             folder, settings.output_dir, run_name, overwrite=settings.overwrite, move_latest=passed
         )
+        _retain(bundle, settings, output)
     output.judged(judgement)
     (output.published if passed else output.kept_back)(open_bundle(bundle))
     return bundle, judgement
@@ -296,9 +298,15 @@ def _publish_again(bundle: Path, gate: QualityGate, settings: Settings, output: 
         passed = judgement.failed is None
         if passed:
             point_latest_again(settings.output_dir, bundle.name)
+        _retain(bundle, settings, output)
     output.judged(judgement)
     (output.already_published if passed else output.kept_back)(open_bundle(bundle))
     return judgement
+
+
+def _retain(bundle: Path, settings: Settings, output: Output) -> None:
+    if settings.keep_bundles is not None:
+        output.removed(remove_old(settings.output_dir, settings.keep_bundles, bundle), settings.keep_bundles)
 
 
 def _record(

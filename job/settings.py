@@ -197,6 +197,11 @@ class Settings(BaseSettings):
     BOW_MIN_ACCURACY. That bundle is scored anew where its figure is of other test data, which reads the test
     data once more. Without a `latest`, nothing is compared."""
 
+    keep_bundles: Count | None = Field(default=None, examples=[10])
+    """How many bundles stay in BOW_OUTPUT_DIR after a new one was published: the newest, and always the new
+    one and those that `latest` or another link there leads to. Folders that are not whole bundles, or hold
+    anything else, are never touched. Unset, all stay."""
+
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
 

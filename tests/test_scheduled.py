@@ -1,8 +1,9 @@
-"""The job as it is scheduled: night after night into one folder, with a gate."""
+"""The job as it is scheduled: night after night into one folder, with a gate and retention."""
 
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,26 @@ def test_something_in_service_that_cannot_be_compared_with_ends_the_run_before_t
     assert "BOW_MAX_DROP" in nights.event("failed")["reason"]
     assert not [event for event in nights.events if event["event"] == "epoch"]
     assert nights.names == {"night-1"}
+
+
+def test_ten_nights_leave_as_many_bundles_as_are_to_be_kept(nights: Nights) -> None:
+    """If it failed, the disk would fill, or the model in service would go."""
+    (nights.out / "mine").mkdir(parents=True)
+    (nights.out / "mine" / "notes.txt").write_text("mine")
+    for night in range(1, 11):
+        # From the eighth night on the data is broken: the model of the seventh stays in service.
+        broken = night > 7
+        code = nights.run(night, broken=broken, keep_bundles=3, min_accuracy=0.9, epochs=2)
+        assert code == (7 if broken else 0)
+    assert nights.names == {"mine", "night-7", "night-9", "night-10"}
+    assert nights.latest == "night-7"
+    assert nights.event("old_bundles_removed")["bundles"] == ["night-8"]
+    assert (nights.out / "mine" / "notes.txt").read_text() == "mine"
+    for name in ("night-7", "night-9", "night-10"):
+        assert serving_main(["verify", str(nights.out / name)]) == 0
+    # A retry, of a job that was killed before it had removed anything, does what it had left to do.
+    for night in (1, 2):
+        shutil.copytree(nights.out / "night-7", nights.out / f"night-{night}")
+        os.utime(nights.out / f"night-{night}" / FILES.manifest, (night, night))
+    assert nights.run(10, broken=True, keep_bundles=3, min_accuracy=0.9, epochs=2) == 7
+    assert nights.names == {"mine", "night-7", "night-9", "night-10"}

@@ -131,6 +131,7 @@ def test_the_servers_and_other_programs_variables_are_left_alone() -> None:
         ("parity_rtol", "0.001", "a number, above 0, at most 0.0001"),
         ("min_accuracy", "90", "a number, at least 0, at most 1"),
         ("max_drop", "nan", "a number, at least 0, at most 1"),
+        ("keep_bundles", "0", "a whole number, at least 1"),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_works(name: str, value: str, expected: str) -> None:
@@ -254,6 +255,7 @@ def test_shaping_holds_what_changes_the_model_and_nothing_else() -> None:
         max_rejected=1,
         min_accuracy=0.9,
         max_drop=0.1,
+        keep_bundles=3,
     )
     assert shaping(settings) == shaping(elsewhere)
     assert set(shaping(settings)) == {
