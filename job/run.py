@@ -58,6 +58,8 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
     for a QualityError.
     """
     clock = StageClock()
+    if settings.run_name is not None:
+        output.named(settings.run_name)
     set_up_allocator(keep_freed=settings.cache_dir is None)  # with a cache, memory is what is short
     num_threads = _use_threads(settings)
     device = choose_device(settings.device, settings.require_gpu)
@@ -69,6 +71,7 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
+    output.named(run_name)
     gate = QualityGate(
         min_accuracy=settings.min_accuracy,
         max_drop=settings.max_drop,
@@ -142,6 +145,7 @@ def _make(
         output.parity(rungs)
         check(rungs, run_name)
         record = _record(settings, clock, device, num_threads, prepared, learned)
+        output.trained(record.tokens_per_second)
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)

@@ -223,6 +223,18 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """`console` is for people, `json` is one object a line; `auto` is console on a terminal, else json."""
 
+    metrics_file: Annotated[
+        str | None,
+        Field(pattern=r"\.prom$", examples=["metrics/intents.prom"]),
+        Form("a path that ends in .prom"),
+    ] = None
+    """A file for Prometheus' textfile collector, replaced when the job ends, also when it fails. Its name
+    without `.prom` is the label `model`, so one for each scheduled job."""
+
+    termination_log: Path = Path("/dev/termination-log")
+    """Where the run's result goes as one JSON line of at most 4096 bytes, if there is such a file:
+    Kubernetes makes it, and shows what is in it as the container's message."""
+
     parity_atol: Tolerance = 1e-5
     """How far an exported file's log-probability may be from the original model's, as an absolute number."""
 

@@ -1,4 +1,4 @@
-"""The job as it is scheduled: night after night into one folder, with a gate and retention."""
+"""The job as it is scheduled: night after night into one folder, with a gate, retention and reports."""
 
 import json
 import os
@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import structlog
+from prometheus_client.parser import text_string_to_metric_families
 
 from export.publish import LATEST
+from job import log
 from job.main import main
-from job.stopping import Stop
+from job.stopping import Interrupted, Stop
 from serving.__main__ import main as serving_main
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
 from serving.quality import read_failed_gate
 
+SUCCESS = "bowsprit_last_success_timestamp_seconds"
 TOPICS = {
     "account": ["password", "login", "account", "locked"],
     "delivery": ["parcel", "arrive", "track", "courier"],
@@ -28,8 +31,9 @@ TOPICS = {
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Without it one test's logging would speak in the next test."""
+    """Without it the name of one test's run would stand in the next test's log."""
     yield
+    log._run.clear()
     structlog.reset_defaults()
 
 
@@ -65,6 +69,8 @@ class Nights:
             "BOW_RUN_NAME": f"night-{night}",
             "BOW_DEVICE": "cpu",
             "BOW_LOG_FORMAT": "json",
+            "BOW_TERMINATION_LOG": self.folder / "termination-log",
+            "BOW_METRICS_FILE": self.folder / "tickets.prom",
         } | {f"BOW_{name.upper()}": value for name, value in settings.items()}
         code = main([], {name: str(value) for name, value in environ.items()}, Stop())
         self.errors = self.capfd.readouterr().err
@@ -83,6 +89,10 @@ class Nights:
     @property
     def names(self) -> set[str]:
         return {path.name for path in self.out.iterdir()} - {LATEST}
+
+    def metrics(self) -> dict[str, float]:
+        families = text_string_to_metric_families((self.folder / "tickets.prom").read_text())
+        return {sample.name: sample.value for family in families for sample in family.samples}
 
 
 @pytest.fixture
@@ -247,3 +257,101 @@ def test_ten_nights_leave_as_many_bundles_as_are_to_be_kept(nights: Nights) -> N
         os.utime(nights.out / f"night-{night}" / FILES.manifest, (night, night))
     assert nights.run(10, broken=True, keep_bundles=3, min_accuracy=0.9, epochs=2) == 7
     assert nights.names == {"mine", "night-7", "night-9", "night-10"}
+
+
+def test_the_last_line_and_the_reports_say_what_a_run_came_to(nights: Nights) -> None:
+    """If it failed, a dashboard would show yesterday's figures, or none."""
+    termination_log = nights.folder / "termination-log"
+    termination_log.touch()
+    assert nights.run(1, min_accuracy=0.9) == 0
+    result = nights.events[-1]
+    bundle = open_bundle(nights.out / "night-1")
+    assert result["event"] == "result"
+    assert (result["run"], result["outcome"], result["exit_code"]) == ("night-1", "published", 0)
+    assert (result["bundle_id"], result["accuracy"], result["rows"]) == (bundle.bundle_id, 1.0, 300)
+    record = json.loads((bundle.path / FILES.run).read_text())
+    assert result["tokens_per_second"] == round(record["tokens_per_second"])
+    assert (result["device"], result["error"], result["message"]) == ("cpu", None, None)
+    told = json.loads(termination_log.read_text())
+    assert told == {name: result[name] for name in told}
+    success = nights.metrics()[SUCCESS]
+    assert nights.metrics()["bowsprit_last_run_accuracy"] == 1
+
+    assert nights.run(2, broken=True, min_accuracy=0.9) == 7
+    told = json.loads(termination_log.read_text())
+    assert (told["outcome"], told["exit_code"], told["error"]) == ("kept_back", 7, "QualityError")
+    assert told["message"].startswith(f"{nights.out / 'night-2'}: the model did not pass")
+    assert told["bundle_id"] == open_bundle(nights.out / "night-2").bundle_id
+    assert nights.metrics()[SUCCESS] == success < nights.metrics()["bowsprit_last_run_timestamp_seconds"]
+    assert nights.metrics()["bowsprit_last_run_accuracy"] == told["accuracy"] < 0.9
+    assert nights.metrics()["bowsprit_last_run_exit_code"] == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "error"),
+    [
+        ({"epochs": "many"}, 2, "SettingsError"),
+        ({"train_data": "nowhere.tsv"}, 3, "DataError"),
+        ({"optimizer": "sgd", "learning_rate": 1e38, "epochs": 50}, 4, "TrainingError"),
+        ({"output_dir": "/proc/none"}, 74, "PlatformError"),
+    ],
+)
+def test_a_run_that_fails_is_reported_too(
+    nights: Nights, settings: dict[str, object], code: int, error: str
+) -> None:
+    """If it failed, the nights that matter most would leave no trace where people look."""
+    (nights.folder / "termination-log").touch()
+    assert nights.run(1, **settings) == code
+    told = json.loads((nights.folder / "termination-log").read_text())
+    assert (told["outcome"], told["exit_code"], told["error"]) == ("failed", code, error)
+    assert told["message"] == nights.event("failed")["reason"].partition("\n")[0]
+    assert nights.events[-1]["event"] == "result"
+    assert nights.metrics()["bowsprit_last_run_exit_code"] == code
+    assert SUCCESS not in nights.metrics()
+
+
+def test_a_bug_and_a_signal_are_reported_too(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, the ends that nobody foresaw would be the ones that nobody hears of."""
+    (nights.folder / "termination-log").touch()
+    for raised, code, outcome in (
+        (ZeroDivisionError("why"), 1, "bug"),
+        (Interrupted("by SIGTERM"), 75, "interrupted"),
+    ):
+
+        def fail(*_: object, raised: BaseException = raised, **__: object) -> None:
+            raise raised
+
+        monkeypatch.setattr("job.run.learn", fail)
+        assert nights.run(1) == code
+        told = json.loads((nights.folder / "termination-log").read_text())
+        assert (told["outcome"], told["run"], told["rows"]) == (outcome, "night-1", 300)
+        assert nights.metrics()["bowsprit_last_run_exit_code"] == code
+
+
+def test_people_see_the_result_and_last_what_to_do(nights: Nights, capfd: pytest.CaptureFixture[str]) -> None:
+    """If it failed, what to do about a failure would scroll away behind its figures."""
+    assert nights.run(1, broken=True, min_accuracy=0.9, log_format="console") == 7
+    result, error = nights.errors.splitlines()[-2:]
+    assert result.startswith("night-1: kept back (exit code 7), test accuracy 0.")
+    assert error.startswith("error: ")
+
+
+def test_every_json_line_says_which_run_it_is_of(nights: Nights) -> None:
+    """If it failed, the lines of two jobs in one log could not be told apart."""
+    assert nights.run(1) == 0
+    assert {event["run"] for event in nights.events} == {"night-1"}
+    # A name that comes from the data is known once they are read.
+    assert nights.run(1, run_name="") == 0
+    named = [event.get("run") for event in nights.events]
+    first = named.index(nights.latest)
+    assert set(named[:first]) == {None}
+    assert set(named[first:]) == {nights.latest}
+    assert {event["event"] for event in nights.events[:first]} <= {"device", "data", "learning_plan"}
+
+
+def test_help_is_no_run_and_is_not_reported(nights: Nights) -> None:
+    """If it failed, who asks for help would reset the figures of the last night."""
+    environ = {"BOW_METRICS_FILE": str(nights.folder / "tickets.prom")}
+    assert main(["--help"], environ, Stop()) == 0
+    assert main(["--no-such"], environ, Stop()) == 2
+    assert not (nights.folder / "tickets.prom").exists()

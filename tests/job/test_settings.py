@@ -132,6 +132,7 @@ def test_the_servers_and_other_programs_variables_are_left_alone() -> None:
         ("min_accuracy", "90", "a number, at least 0, at most 1"),
         ("max_drop", "nan", "a number, at least 0, at most 1"),
         ("keep_bundles", "0", "a whole number, at least 1"),
+        ("metrics_file", "bowsprit.txt", "a path that ends in .prom"),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_works(name: str, value: str, expected: str) -> None:
@@ -256,6 +257,7 @@ def test_shaping_holds_what_changes_the_model_and_nothing_else() -> None:
         min_accuracy=0.9,
         max_drop=0.1,
         keep_bundles=3,
+        metrics_file="m.prom",
     )
     assert shaping(settings) == shaping(elsewhere)
     assert set(shaping(settings)) == {
