@@ -23,26 +23,22 @@ from export.publish import (
 )
 from export.retention import remove_old
 from job import metrics, tutorial
-from job.checkpoint import Identity
-from job.checkpoints import Checkpoints
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
+from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
 from job.identity import default_name, is_published
 from job.inputs import Inputs
 from job.learn import Learned, Means, learn
 from job.memory import give_back_freed_memory, peak_memory, set_up_allocator
-from job.model import BowClassifier, initialize_uniform
-from job.ngrams import Limits
-from job.optimizer import Optimizer
+from job.model import BowClassifier
 from job.output import Output
-from job.prepare import FeatureLimits, Prepared, prepare, unseen_labels
+from job.prepare import Prepared, unseen_labels
 from job.quality import Judgement, QualityGate, quality_error
-from job.read import list_rejected, read_data, test_data
+from job.read import list_rejected, read_data
 from job.run_lock import only_job
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, feature_spec, not_shaping, shaping
 from job.stopping import Stop
-from job.trainer import Plan
 from serving.bundle import FILES, open_bundle
 from serving.parity import Rung, Tolerance, check
 from serving.quality import read_failed_gate
@@ -72,12 +68,7 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
     output.named(run_name)
-    gate = QualityGate(
-        min_accuracy=settings.min_accuracy,
-        max_drop=settings.max_drop,
-        latest=settings.output_dir / LATEST,
-        test=test_data(settings, inputs, num_threads),
-    )
+    gate = quality_gate(settings, inputs, settings.output_dir / LATEST, num_threads)
     gate.check_latest()
     with only_job(settings.output_dir, run_name):
         bundle = settings.output_dir / run_name
@@ -108,14 +99,14 @@ def _make(
 ) -> tuple[Path, Judgement]:
     """From what was read to the published bundle: where it is, and what the quality gate said of it."""
     with clock.stage("encode"):
-        prepared = _prepare(settings, inputs)
+        prepared = prepare_rows(settings, inputs)
     output.prepared(prepared, inputs.label_names)
     check_size(prepared.token_bytes, inputs.label_names, table_bytes=prepared.table_bytes)
 
     with device_errors(device):
-        model = _initialize(settings, inputs, prepared)
+        model = initial_model(settings, inputs, prepared)
     before = tutorial.snapshot(model) if inputs.is_tutorial else None
-    checkpoints = _checkpoints(settings, inputs, run_name, stop)
+    checkpoints = checkpoints_of(settings, inputs, run_name, stop)
     means = Means(
         device=device,
         num_threads=num_threads,
@@ -124,7 +115,7 @@ def _make(
         checkpoints=checkpoints,
     )
     learned = learn(
-        model, prepared.corpora, inputs.label_names, *_how_to_learn(settings), means=means, clock=clock
+        model, prepared.corpora, inputs.label_names, *how_to_learn(settings), means=means, clock=clock
     )
     give_back_freed_memory()
     if before is not None:
@@ -168,61 +159,6 @@ def _complete(settings: Settings, inputs: Inputs, output: Output) -> Settings:
     if completed != settings:
         output.learning_plan(completed, num_rows)
     return completed
-
-
-def _prepare(settings: Settings, inputs: Inputs) -> Prepared:
-    return prepare(
-        inputs,
-        validation_split=settings.validation_split,
-        seed=settings.seed,
-        spec=feature_spec(settings),
-        limits=FeatureLimits(
-            tokens=Limits(min_count=settings.min_count, max_size=settings.max_vocabulary),
-            word_ngrams=Limits(min_count=settings.min_word_ngram_count, max_size=settings.max_word_ngrams),
-            char_ngrams=Limits(min_count=settings.min_char_ngram_count, max_size=settings.max_char_ngrams),
-        ),
-        class_weights=settings.class_weights,
-    )
-
-
-def _initialize(settings: Settings, inputs: Inputs, prepared: Prepared) -> BowClassifier:
-    """The model before training, on the CPU, so that the same seed draws the same weights for any device."""
-    torch.manual_seed(settings.seed)
-    if inputs.is_tutorial:
-        tutorial.replay_draws()
-    model = BowClassifier(len(inputs.label_names), len(prepared.vocabulary)).eval()
-    if settings.init == "uniform":
-        initialize_uniform(model)
-    return model
-
-
-def _checkpoints(settings: Settings, inputs: Inputs, run_name: str, stop: Stop) -> Checkpoints:
-    folder = settings.checkpoint_dir
-    own = settings.output_dir / f".{run_name}.checkpoint"
-    return Checkpoints(
-        path=own if folder is None else folder / f"{run_name}.checkpoint",
-        identity=Identity(settings=shaping(settings), data=inputs.records),
-        every=settings.checkpoint_every,
-        grace=settings.grace_seconds,
-        replaces=settings.overwrite,
-        stop=stop,
-    )
-
-
-def _how_to_learn(settings: Settings) -> tuple[Optimizer, Plan]:
-    assert settings.epochs is not None
-    assert settings.batch_size is not None
-    assert settings.learning_rate is not None
-    plan = Plan(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        schedule=settings.learning_rate_schedule,
-        seed=settings.seed,
-        shuffle=settings.shuffle,
-        patience=settings.patience,
-    )
-    return Optimizer(name=settings.optimizer, weight_decay=settings.weight_decay), plan
 
 
 def _parameters(model: BowClassifier, prepared: Prepared, inputs: Inputs) -> Parameters:
