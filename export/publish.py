@@ -16,6 +16,9 @@ from serving.errors import PlatformError, SettingsError
 LATEST = "latest"
 """The symbolic link to the bundle that was published last."""
 
+FAILED = ".failed"
+"""Behind the name of a bundle that did not pass the quality gate, where the one in service has the name."""
+
 _STAGING = ".staging-"
 """What the name of a staging folder begins with. In it are, at one time or another:"""
 _BUNDLE, _REPLACED = "bundle", "replaced"
@@ -29,7 +32,7 @@ def prepare_folder(folder: Path) -> None:
 
     Removes what killed jobs left there. Raises PlatformError where it cannot be written.
     """
-    with _storage_errors(folder):
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -43,7 +46,7 @@ def staging(output_dir: Path) -> Iterator[Path]:
 
     What it is in is locked meanwhile, so that other jobs can tell it from one that a killed job left behind.
     """
-    with _storage_errors(output_dir), contextlib.ExitStack() as stack:
+    with storage_errors(output_dir), contextlib.ExitStack() as stack:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=output_dir))
             lock = os.open(folder, os.O_RDONLY)
@@ -59,17 +62,40 @@ def staging(output_dir: Path) -> Iterator[Path]:
         yield folder / _BUNDLE
 
 
-def publish(folder: Path, output_dir: Path, run_name: str, *, overwrite: bool) -> Path:
+@contextlib.contextmanager
+def alone(output_dir: Path) -> Iterator[None]:
+    """Waits until no other job publishes here, and keeps others waiting meanwhile.
+
+    What was found out about `latest` and the bundles beside it holds until the end.
+    """
+    with storage_errors(output_dir):
+        lock = os.open(output_dir, os.O_RDONLY)
+    try:
+        # Where the file system has no such locks, two jobs that end in the same moment may both be compared
+        # with the bundle that was there before them.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def publish(
+    folder: Path, output_dir: Path, run_name: str, *, overwrite: bool, move_latest: bool = True
+) -> Path:
     """Gives a bundle that was made in a staging folder its name, then moves `latest` to it.
 
-    Returns where it is.
+    Returns where it is. Without `move_latest` the link stays where it is, and so does the bundle that it
+    names: one that was to be overwritten keeps its name, and the new one gets it with FAILED behind it.
 
     With `overwrite`, a bundle of that name is exchanged for the new one in one step (on file systems that
     cannot do this there is a moment in which neither has the name). Raises SettingsError where one appeared
     meanwhile, PlatformError where the storage fails.
     """
     target = output_dir / run_name
-    with _storage_errors(output_dir):
+    if not move_latest and overwrite and _is_latest(target):
+        target = output_dir / f"{run_name}{FAILED}"
+    with storage_errors(output_dir):
         for path in [*folder.iterdir(), folder]:
             _sync(path)
         if not os.path.lexists(target):
@@ -82,17 +108,25 @@ def publish(folder: Path, output_dir: Path, run_name: str, *, overwrite: bool) -
         else:
             _replace(folder, target)
         _sync(output_dir)
-    _point_latest(output_dir, run_name, folder.parent / LATEST)
+    if move_latest:
+        _point_latest(output_dir, run_name, folder.parent / LATEST)
     return target
+
+
+def is_newer_than_latest(bundle: Path) -> bool:
+    """Whether `latest` would move to a bundle that is published already; so where it names none."""
+    return written(bundle.with_name(LATEST)) < written(bundle)
 
 
 def point_latest_again(output_dir: Path, run_name: str) -> None:
     """Moves `latest` to a bundle that is published already, unless it is at a newer one.
 
-    A job that was killed between the two steps of publishing leaves it behind; its retry comes here.
+    A job that was killed between the two steps of publishing leaves it behind; its retry comes here. So does
+    one whose bundle did not pass the quality gate, and passes now: it is not marked any more.
     """
     with staging(output_dir) as folder:
-        if _written(output_dir / LATEST) < _written(output_dir / run_name):
+        (output_dir / run_name / FILES.failed_gate).unlink(missing_ok=True)
+        if is_newer_than_latest(output_dir / run_name):
             _point_latest(output_dir, run_name, folder.parent / LATEST)
 
 
@@ -136,7 +170,13 @@ def _point_latest(output_dir: Path, run_name: str, fresh: Path) -> None:
         ) from error
 
 
-def _written(bundle: Path) -> int:
+def _is_latest(bundle: Path) -> bool:
+    """Whether `latest` names what is there under this name."""
+    link = bundle.with_name(LATEST)
+    return link.exists() and bundle.exists() and link.samefile(bundle)
+
+
+def written(bundle: Path) -> int:
     """When a bundle's manifest, its last file, was written; 0 where there is none."""
     try:
         return (bundle / FILES.manifest).stat().st_mtime_ns
@@ -178,7 +218,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
+def storage_errors(folder: Path) -> Iterator[None]:
     """Turns the system's errors into one that says which folder, and what to do."""
     try:
         yield

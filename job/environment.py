@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -12,6 +14,14 @@ from serving.errors import SettingsError
 
 SERVING_PREFIX = "BOW_SERVE_"
 """One ConfigMap may hold the job's and the server's variables: these are not the job's to judge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Where a run's end is told."""
+
+    termination_log: Path
+    metrics_file: Path | None
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
@@ -31,6 +41,19 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def report_targets(environ: Mapping[str, str]) -> Targets:
+    """Where a run's end is told, read apart from the other settings: that one of them is wrong is told too.
+
+    What is wrong in these is left out, for `load_settings` to refuse.
+    """
+    found = {name: environ.get(env_name(name), "").strip() for name in ("termination_log", "metrics_file")}
+    metrics_file = found["metrics_file"]
+    return Targets(
+        termination_log=Path(found["termination_log"] or Settings.model_fields["termination_log"].default),
+        metrics_file=Path(metrics_file) if metrics_file.endswith(".prom") else None,
+    )
 
 
 def _is_ours(name: str) -> bool:

@@ -13,10 +13,14 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 LogFormat = Literal["auto", "console", "json"]
 
 COMMON: list[Processor] = [
-    structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.processors.StackInfoRenderer(),
 ]
+
+
+_run: dict[str, str] = {}
+"""The field `run`, once the run has a name. Not a context variable: the threads that read data, and what
+libraries say in them, would lack it."""
 
 
 def requested_format(environ: Mapping[str, str]) -> LogFormat:
@@ -35,6 +39,7 @@ def configure(log_format: LogFormat) -> bool:
     `auto` is the console format when standard error is a terminal, JSON lines otherwise. Returns whether it
     is for people.
     """
+    _run.clear()
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     structlog.configure(
         processors=COMMON + (_json() if as_json else _console()),
@@ -47,6 +52,11 @@ def configure(log_format: LogFormat) -> bool:
         root.addHandler(_ToStructlog(logging.WARNING))
     logging.captureWarnings(capture=True)
     return not as_json
+
+
+def name_run(name: str) -> None:
+    """From here on, every JSON line says which run it is of."""
+    _run["run"] = name
 
 
 def write(stream: TextIO, text: str) -> None:
@@ -109,8 +119,8 @@ def _console() -> list[Processor]:
 
 
 def _plain_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """The time, the level and the event first; and no bare NaN or Infinity, which JSON does not have."""
-    head = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
+    """The time, the level, the event and the run first; and no bare NaN or Infinity: JSON has none."""
+    head = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event} | _run
     fields = {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in event.items()

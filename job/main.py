@@ -1,15 +1,19 @@
 """What `python -m job` does, and every way in which it can end."""
 
+import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import structlog
 
 from job import log
 from job.cli import Command, help_text, parse, settings_table, version_text
-from job.environment import load_settings
+from job.environment import Targets, load_settings, report_targets
+from job.outcome import Ending, Facts, Result, result_of
 from job.settings import Settings
 from job.stopping import Interrupted, Stop
 from serving.errors import BowspritError, ExitCode, PlatformError
@@ -17,10 +21,15 @@ from serving.errors import BowspritError, ExitCode, PlatformError
 
 def main(argv: Sequence[str], environ: Mapping[str, str], stop: Stop) -> ExitCode:
     """Does what the arguments and the environment ask for, and returns how it ended."""
+    start = time.perf_counter()
     # Before the settings are read, since what is wrong with them is logged too.
     for_people = log.configure(log.requested_format(environ))
+    facts = Facts()
+    command = Command.HELP
+    ending = Ending(exit_code=ExitCode.DONE)
     try:
-        match parse(argv):
+        command = parse(argv)
+        match command:
             case Command.HELP:
                 _print(help_text())
             case Command.VERSION:
@@ -28,26 +37,55 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stop: Stop) -> ExitCod
             case Command.PRINT_SETTINGS:
                 _print(settings_table(load_settings(environ), environ))
             case Command.TRAIN:
-                _train(load_settings(environ), stop, for_people=for_people)
+                _train(load_settings(environ), facts, stop, for_people=for_people)
     except BowspritError as error:
-        _say("failed", "\n".join([str(error), *getattr(error, "__notes__", [])]), for_people=for_people)
-        return error.exit_code
+        message = "\n".join([str(error), *getattr(error, "__notes__", [])])
+        ending = Ending(exit_code=error.exit_code, error=type(error).__name__, message=message)
     except Interrupted as error:
-        _say("interrupted", str(error), for_people=for_people)
-        return ExitCode.INTERRUPTED
-    except Exception:  # noqa: BLE001 - the last resort, which gives the traceback and code 1
+        ending = Ending(exit_code=ExitCode.INTERRUPTED, error=type(error).__name__, message=str(error))
+    except Exception as error:  # noqa: BLE001 - the last resort, which gives the traceback and code 1
         structlog.get_logger().exception("bug", advice="this is our mistake: please report the traceback")
-        return ExitCode.BUG
-    return ExitCode.DONE
+        ending = Ending(exit_code=ExitCode.BUG, error=type(error).__name__, message=str(error))
+    # A signal that comes now does not change how the run ended.
+    with contextlib.suppress(Interrupted):
+        result = result_of(facts, ending, time.perf_counter() - start)
+        _tell(ending, result if command is Command.TRAIN else None, for_people=for_people)
+        if command is Command.TRAIN:
+            _report(result, report_targets(environ))
+    return ending.exit_code
 
 
-def _train(settings: Settings, stop: Stop, *, for_people: bool) -> None:
+def _train(settings: Settings, facts: Facts, stop: Stop, *, for_people: bool) -> None:
     stop.on(signal.Signals[f"SIG{settings.preempt_signal}"])
     # Only now, so that help and a wrong setting are answered at once: torch takes seconds to import.
     from job.output import Output
     from job.run import run
 
-    run(settings, Output(for_people), stop)
+    run(settings, Output(for_people, facts), stop)
+
+
+def _tell(ending: Ending, result: Result | None, *, for_people: bool) -> None:
+    """Says how it ended: what a run came to, and on standard error what to do about it."""
+    told = ending.exit_code in (ExitCode.DONE, ExitCode.BUG)  # a bug's traceback is there already
+    if for_people:
+        if result is not None:
+            log.write(sys.stderr if ending.exit_code else sys.stdout, result.for_people())
+        if not told:
+            log.write(sys.stderr, f"error: {ending.message}\n")
+        return
+    logger = structlog.get_logger()
+    if not told:
+        interrupted = ending.exit_code == ExitCode.INTERRUPTED
+        logger.error("interrupted" if interrupted else "failed", reason=ending.message)
+    if result is not None:
+        fields = msgspec.structs.asdict(result)
+        logger.info("result", **{name: value for name, value in fields.items() if name != "run"})
+
+
+def _report(result: Result, targets: Targets) -> None:
+    from job.report import report  # only now: help need not wait for what it imports
+
+    report(result, targets)
 
 
 def _print(text: str) -> None:
@@ -62,14 +100,6 @@ def _print(text: str) -> None:
             raise PlatformError(
                 f"standard output: cannot be written ({error.strerror}); check the disk that it goes to"
             ) from error
-
-
-def _say(event: str, message: str, *, for_people: bool) -> None:
-    """Says on standard error why there is no bundle."""
-    if for_people:
-        log.write(sys.stderr, f"error: {message}\n")
-    else:
-        structlog.get_logger().error(event, reason=message)
 
 
 def open_missing_streams() -> None:

@@ -1,7 +1,7 @@
 """What a run says: events on standard error, and for people tables on standard output."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -9,12 +9,15 @@ import structlog
 from job import metrics, tutorial
 from job.device import Device
 from job.inputs import Inputs
-from job.log import write
+from job.log import name_run, write
 from job.metrics import Metrics
+from job.outcome import Facts
 from job.prepare import Prepared
+from job.quality import Judgement
 from job.settings import Settings
 from job.train_state import EpochResult
 from job.tutorial import Snapshot
+from serving.bundle import Bundle
 from serving.parity import Rung, by_name
 from serving.table import rungs_table
 
@@ -26,19 +29,27 @@ SHOWN_NAMES = 5
 
 @dataclass(frozen=True)
 class Output:
-    """Says what the stages came to."""
+    """Says what the stages came to, and keeps what the run's result needs of it."""
 
     for_people: bool
     """Tables on standard output, instead of events with the same numbers."""
+    facts: Facts = field(default_factory=Facts)
+
+    def named(self, run_name: str) -> None:
+        """What the run is called, as soon as that is known."""
+        name_run(run_name)
+        self.facts.run = run_name
 
     def device(self, device: Device, num_threads: int) -> None:
         """What training runs on; a warning where that is not what was asked for."""
+        self.facts.device = str(device.torch_device)
         if device.reason is not None:
             log.warning("gpu_not_used", requested=device.requested, reason=device.reason)
         log.info("device", device=str(device.torch_device), name=device.description, num_threads=num_threads)
 
     def inputs(self, inputs: Inputs) -> None:
         """What was read, and what could not be used."""
+        self.facts.rows = inputs.corpora["train"].num_rows
         for use, corpus in inputs.corpora.items():
             log.info(
                 "data",
@@ -99,8 +110,14 @@ class Output:
             assert accuracy is not None
             log.info("best_epoch", epoch=best, epochs_run=len(epochs), validation_accuracy=round(accuracy, 4))
 
+    def trained(self, tokens_per_second: float) -> None:
+        """How fast the training loop was; each epoch has said so already."""
+        self.facts.tokens_per_second = tokens_per_second
+
     def metrics(self, scored: dict[str, Metrics]) -> None:
         """How good the model is."""
+        if "test" in scored:
+            self.facts.accuracy = scored["test"].summary.accuracy
         for use, each in scored.items():
             if self.for_people:
                 self._print(metrics.table(use, each))
@@ -130,20 +147,51 @@ class Output:
                 holds=rung.holds,
             )
 
-    def published(self, bundle: Path, bundle_id: str) -> None:
-        """Where the bundle is."""
-        if self.for_people:
-            self._print(f"bundle  {bundle}\nid      {bundle_id}\n")
-        else:
-            log.info("published", bundle=str(bundle), bundle_id=bundle_id)
+    def judged(self, judgement: Judgement) -> None:
+        """What the quality gate compared, where it has limits, and whether the model passed."""
+        if not judgement.has_limits:
+            return
+        baseline = {}
+        if judgement.baseline is not None:
+            baseline = {
+                "in_service": judgement.baseline.run,
+                "its_accuracy": round(judgement.baseline.accuracy, 4),
+                "scored_anew": judgement.baseline.scored_anew,
+            }
+        accuracy = None if judgement.summary is None else round(judgement.summary.accuracy, 4)
+        log.info("quality_gate", accuracy=accuracy, **baseline, passed=judgement.failed is None)
 
-    def already_published(self, bundle: Path) -> None:
+    def published(self, bundle: Bundle) -> None:
+        """Where the bundle is."""
+        self._ended("published", bundle)
+        if self.for_people:
+            self._print(f"bundle  {bundle.path}\nid      {bundle.bundle_id}\n")
+        else:
+            log.info("published", bundle=str(bundle.path), bundle_id=bundle.bundle_id)
+
+    def already_published(self, bundle: Bundle) -> None:
         """That there was nothing to do."""
+        self._ended("already_published", bundle)
         advice = "set BOW_OVERWRITE=true to train again"
         if self.for_people:
-            self._print(f"{bundle} is this run's bundle already; {advice}\n")
+            self._print(f"{bundle.path} is this run's bundle already; {advice}\n")
         else:
-            log.info("already_published", bundle=str(bundle), advice=advice)
+            log.info("already_published", bundle=str(bundle.path), advice=advice)
+
+    def kept_back(self, bundle: Bundle) -> None:
+        """Where the bundle is that did not pass; the run's error says why."""
+        self._ended("kept_back", bundle)
+        log.warning("kept_back", bundle=str(bundle.path), bundle_id=bundle.bundle_id)
+
+    def removed(self, names: list[str], keep: int) -> None:
+        """Which older bundles made way."""
+        if names:
+            log.info("old_bundles_removed", bundles=names, keep=keep)
+
+    def _ended(self, outcome: str, bundle: Bundle) -> None:
+        self.facts.outcome, self.facts.bundle_id = outcome, bundle.bundle_id
+        if "test" in bundle.manifest.metrics:
+            self.facts.accuracy = bundle.manifest.metrics["test"].accuracy
 
     def _print(self, text: str) -> None:
         write(sys.stdout, "\n" + text)

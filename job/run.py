@@ -12,30 +12,36 @@ from export.bundle import Provenance, seal, write_model
 from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
-from export.publish import point_latest_again, prepare_folder, publish, staging
+from export.publish import (
+    LATEST,
+    alone,
+    is_newer_than_latest,
+    point_latest_again,
+    prepare_folder,
+    publish,
+    staging,
+)
+from export.retention import remove_old
 from job import metrics, tutorial
-from job.cache import Cache
-from job.checkpoint import Identity
-from job.checkpoints import Checkpoints
-from job.dataset import DataSpec, TooManyRejected
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
+from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
 from job.identity import default_name, is_published
-from job.inputs import Inputs, read_inputs
+from job.inputs import Inputs
 from job.learn import Learned, Means, learn
 from job.memory import give_back_freed_memory, peak_memory, set_up_allocator
-from job.model import BowClassifier, initialize_uniform
-from job.ngrams import Limits
-from job.optimizer import Optimizer
+from job.model import BowClassifier
 from job.output import Output
-from job.prepare import FeatureLimits, Prepared, prepare, unseen_labels
+from job.prepare import Prepared, unseen_labels
+from job.quality import Judgement, QualityGate, quality_error
+from job.read import list_rejected, read_data
 from job.run_lock import only_job
 from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, feature_spec, not_shaping, shaping
 from job.stopping import Stop
-from job.trainer import Plan
 from serving.bundle import FILES, open_bundle
 from serving.parity import Rung, Tolerance, check
+from serving.quality import read_failed_gate
 from serving.weights import Parameters
 
 
@@ -44,9 +50,12 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
 
     stop: what tells whether a signal came, where somebody listens for them.
 
-    Raises what the stages raise, each a `BowspritError`, or Interrupted; nothing is published then.
+    Raises what the stages raise, each a `BowspritError`, or Interrupted; nothing is published then, but
+    for a QualityError.
     """
     clock = StageClock()
+    if settings.run_name is not None:
+        output.named(settings.run_name)
     set_up_allocator(keep_freed=settings.cache_dir is None)  # with a cache, memory is what is short
     num_threads = _use_threads(settings)
     device = choose_device(settings.device, settings.require_gpu)
@@ -54,20 +63,26 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
     prepare_folder(settings.output_dir)
 
     with clock.stage("read"):
-        inputs = _read(settings, num_threads)
+        inputs = read_data(settings, num_threads)
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
+    output.named(run_name)
+    gate = quality_gate(settings, inputs, settings.output_dir / LATEST, num_threads)
+    gate.check_latest()
     with only_job(settings.output_dir, run_name):
         bundle = settings.output_dir / run_name
         if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
-            point_latest_again(settings.output_dir, run_name)
-            output.already_published(bundle)
+            judgement = _publish_again(bundle, gate, settings, output)
         else:
             for use, names in unseen_labels(inputs).items():
                 output.unseen_labels(use, names)
-            _list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
-            _make(settings, inputs, run_name, device, num_threads, clock, stop or Stop(), output)
+            list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
+            bundle, judgement = _make(
+                settings, inputs, run_name, device, num_threads, clock, stop or Stop(), gate, output
+            )
+    if judgement.failed is not None:
+        raise quality_error(judgement.failed, bundle, gate.latest)
     return bundle
 
 
@@ -79,18 +94,19 @@ def _make(
     num_threads: int,
     clock: StageClock,
     stop: Stop,
+    gate: QualityGate,
     output: Output,
-) -> None:
-    """From what was read to the published bundle."""
+) -> tuple[Path, Judgement]:
+    """From what was read to the published bundle: where it is, and what the quality gate said of it."""
     with clock.stage("encode"):
-        prepared = _prepare(settings, inputs)
+        prepared = prepare_rows(settings, inputs)
     output.prepared(prepared, inputs.label_names)
     check_size(prepared.token_bytes, inputs.label_names, table_bytes=prepared.table_bytes)
 
     with device_errors(device):
-        model = _initialize(settings, inputs, prepared)
+        model = initial_model(settings, inputs, prepared)
     before = tutorial.snapshot(model) if inputs.is_tutorial else None
-    checkpoints = _checkpoints(settings, inputs, run_name, stop)
+    checkpoints = checkpoints_of(settings, inputs, run_name, stop)
     means = Means(
         device=device,
         num_threads=num_threads,
@@ -99,7 +115,7 @@ def _make(
         checkpoints=checkpoints,
     )
     learned = learn(
-        model, prepared.corpora, inputs.label_names, *_how_to_learn(settings), means=means, clock=clock
+        model, prepared.corpora, inputs.label_names, *how_to_learn(settings), means=means, clock=clock
     )
     give_back_freed_memory()
     if before is not None:
@@ -120,12 +136,13 @@ def _make(
         output.parity(rungs)
         check(rungs, run_name)
         record = _record(settings, clock, device, num_threads, prepared, learned)
+        output.trained(record.tokens_per_second)
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)
-        bundle = publish(folder, settings.output_dir, run_name, overwrite=settings.overwrite)
+        bundle, judgement = _publish(folder, run_name, gate, settings, output)
     checkpoints.discard()
-    output.published(bundle, open_bundle(bundle).bundle_id)
+    return bundle, judgement
 
 
 def _use_threads(settings: Settings) -> int:
@@ -136,113 +153,12 @@ def _use_threads(settings: Settings) -> int:
     return num_threads
 
 
-def _read(settings: Settings, num_threads: int) -> Inputs:
-    locations = {
-        "train": settings.train_data,
-        "validation": settings.validation_data,
-        "test": settings.test_data,
-    }
-    specs = {
-        use: DataSpec(
-            location=location,
-            format=settings.data_format,
-            text_column=settings.text_column,
-            label_column=settings.label_column,
-            weight_column=settings.weight_column if use == "train" else None,  # others are scored unweighted
-            setting=f"BOW_{use.upper()}_DATA",
-        )
-        for use, location in locations.items()
-        if location is not None
-    }
-    try:
-        return read_inputs(
-            specs,
-            settings.vocabulary_file,
-            num_threads=num_threads,
-            max_rejected=settings.max_rejected,
-            max_vocabulary=settings.max_vocabulary,
-            features=feature_spec(settings),
-            cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
-        )
-    except TooManyRejected as error:
-        # The run has no name yet where its name comes from the data.
-        path = settings.output_dir / f"{settings.run_name or 'run'}.rejected.jsonl"
-        if len(error.rejected):
-            error.rejected.write(path)
-            error.add_note(f"The rejected rows are listed in {path}")
-        raise
-
-
 def _complete(settings: Settings, inputs: Inputs, output: Output) -> Settings:
     num_rows = inputs.corpora["train"].num_rows
     completed = complete(settings, num_rows)
     if completed != settings:
         output.learning_plan(completed, num_rows)
     return completed
-
-
-def _list_rejected(inputs: Inputs, path: Path, output: Output) -> None:
-    """Lists the rejected rows beside the bundle; a list that an earlier run left there goes."""
-    if len(inputs.rejected):
-        inputs.rejected.write(path)
-        output.rejected(len(inputs.rejected), path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _prepare(settings: Settings, inputs: Inputs) -> Prepared:
-    return prepare(
-        inputs,
-        validation_split=settings.validation_split,
-        seed=settings.seed,
-        spec=feature_spec(settings),
-        limits=FeatureLimits(
-            tokens=Limits(min_count=settings.min_count, max_size=settings.max_vocabulary),
-            word_ngrams=Limits(min_count=settings.min_word_ngram_count, max_size=settings.max_word_ngrams),
-            char_ngrams=Limits(min_count=settings.min_char_ngram_count, max_size=settings.max_char_ngrams),
-        ),
-        class_weights=settings.class_weights,
-    )
-
-
-def _initialize(settings: Settings, inputs: Inputs, prepared: Prepared) -> BowClassifier:
-    """The model before training, on the CPU, so that the same seed draws the same weights for any device."""
-    torch.manual_seed(settings.seed)
-    if inputs.is_tutorial:
-        tutorial.replay_draws()
-    model = BowClassifier(len(inputs.label_names), len(prepared.vocabulary)).eval()
-    if settings.init == "uniform":
-        initialize_uniform(model)
-    return model
-
-
-def _checkpoints(settings: Settings, inputs: Inputs, run_name: str, stop: Stop) -> Checkpoints:
-    folder = settings.checkpoint_dir
-    own = settings.output_dir / f".{run_name}.checkpoint"
-    return Checkpoints(
-        path=own if folder is None else folder / f"{run_name}.checkpoint",
-        identity=Identity(settings=shaping(settings), data=inputs.records),
-        every=settings.checkpoint_every,
-        grace=settings.grace_seconds,
-        replaces=settings.overwrite,
-        stop=stop,
-    )
-
-
-def _how_to_learn(settings: Settings) -> tuple[Optimizer, Plan]:
-    assert settings.epochs is not None
-    assert settings.batch_size is not None
-    assert settings.learning_rate is not None
-    plan = Plan(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        schedule=settings.learning_rate_schedule,
-        seed=settings.seed,
-        shuffle=settings.shuffle,
-        patience=settings.patience,
-    )
-    return Optimizer(name=settings.optimizer, weight_decay=settings.weight_decay), plan
 
 
 def _parameters(model: BowClassifier, prepared: Prepared, inputs: Inputs) -> Parameters:
@@ -290,6 +206,47 @@ def _climb(
         provider = None
     texts = {f"{use} texts": inputs.samples[use]}
     return climb_all(folder, model, parameters, provenance, texts, tolerance, provider=provider)
+
+
+def _publish(
+    folder: Path, run_name: str, gate: QualityGate, settings: Settings, output: Output
+) -> tuple[Path, Judgement]:
+    """Publishes a sealed bundle, marked where it does not pass the quality gate."""
+    with alone(settings.output_dir):
+        judgement = gate.judge(open_bundle(folder).manifest.metrics.get("test"))
+        passed = judgement.failed is None
+        if judgement.failed is not None:
+            (folder / FILES.failed_gate).write_bytes(judgement.failed.to_json())
+        bundle = publish(
+            folder, settings.output_dir, run_name, overwrite=settings.overwrite, move_latest=passed
+        )
+        _retain(bundle, settings, output)
+    output.judged(judgement)
+    (output.published if passed else output.kept_back)(open_bundle(bundle))
+    return bundle, judgement
+
+
+def _publish_again(bundle: Path, gate: QualityGate, settings: Settings, output: Output) -> Judgement:
+    """Takes the last steps of publishing for a bundle that has its name, where a killed job has not.
+
+    One that is marked is judged anew, by the limits and the bundle in service of now.
+    """
+    with alone(settings.output_dir):
+        # One that passed keeps its place: `latest` may have moved on to a better one since.
+        with_latest = read_failed_gate(bundle) is not None or is_newer_than_latest(bundle)
+        judgement = gate.judge(open_bundle(bundle).manifest.metrics.get("test"), with_latest=with_latest)
+        passed = judgement.failed is None
+        if passed:
+            point_latest_again(settings.output_dir, bundle.name)
+        _retain(bundle, settings, output)
+    output.judged(judgement)
+    (output.already_published if passed else output.kept_back)(open_bundle(bundle))
+    return judgement
+
+
+def _retain(bundle: Path, settings: Settings, output: Output) -> None:
+    if settings.keep_bundles is not None:
+        output.removed(remove_old(settings.output_dir, settings.keep_bundles, bundle), settings.keep_bundles)
 
 
 def _record(

@@ -188,6 +188,20 @@ class Settings(BaseSettings):
     """`l2` divides what the features of a text count by the root of the sum of their squares, so that long
     texts weigh no more than short ones; character n-grams are one group, tokens and word n-grams another."""
 
+    min_accuracy: Share | None = Field(default=None, examples=[0.9])
+    """The least test accuracy with which `latest` moves to the new bundle. One below is kept and marked, and
+    the job ends with exit code 7. Needs BOW_TEST_DATA."""
+
+    max_drop: Share | None = Field(default=None, examples=[0.02])
+    """How much lower than that of the bundle that `latest` names the test accuracy may be; otherwise as
+    BOW_MIN_ACCURACY. That bundle is scored anew where its figure is of other test data, which reads the test
+    data once more. Without a `latest`, nothing is compared."""
+
+    keep_bundles: Count | None = Field(default=None, examples=[10])
+    """How many bundles stay in BOW_OUTPUT_DIR after a new one was published: the newest, and always the new
+    one and those that `latest` or another link there leads to. Folders that are not whole bundles, or hold
+    anything else, are never touched. Unset, all stay."""
+
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
 
@@ -208,6 +222,18 @@ class Settings(BaseSettings):
 
     log_format: Literal["auto", "console", "json"] = "auto"
     """`console` is for people, `json` is one object a line; `auto` is console on a terminal, else json."""
+
+    metrics_file: Annotated[
+        str | None,
+        Field(pattern=r"\.prom$", examples=["metrics/intents.prom"]),
+        Form("a path that ends in .prom"),
+    ] = None
+    """A file for Prometheus' textfile collector, replaced when the job ends, also when it fails. Its name
+    without `.prom` is the label `model`, so one for each scheduled job."""
+
+    termination_log: Path = Path("/dev/termination-log")
+    """Where the run's result goes as one JSON line of at most 4096 bytes, if there is such a file:
+    Kubernetes makes it, and shows what is in it as the container's message."""
 
     parity_atol: Tolerance = 1e-5
     """How far an exported file's log-probability may be from the original model's, as an absolute number."""
@@ -286,6 +312,12 @@ class Settings(BaseSettings):
                 problems.append(
                     f"{env_name(name)}: {column!r} names a column, and fastText files have none; "
                     "unset it, or set BOW_DATA_FORMAT=auto"
+                )
+        for name, limit in (("min_accuracy", self.min_accuracy), ("max_drop", self.max_drop)):
+            if limit is not None and self.test_data is None and self.train_data != TUTORIAL:
+                problems.append(
+                    f"{env_name(name)}: {limit} limits the accuracy on test data, and BOW_TEST_DATA names "
+                    f"none; set BOW_TEST_DATA=data/test.tsv, or unset {env_name(name)}"
                 )
         if self.require_gpu and self.device == "cpu":
             problems.append(

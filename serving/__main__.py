@@ -55,6 +55,7 @@ def _drop_output() -> None:
 
 def _verify(arguments: argparse.Namespace) -> ExitCode:
     from serving.parity import check
+    from serving.quality import read_failed_gate
     from serving.table import rungs_table
     from serving.verify import verify
 
@@ -70,6 +71,9 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
     check(verdict.rungs, str(arguments.bundle))
     sys.stdout.write(f"{arguments.bundle} holds: all {len(verdict.rungs)} checks\n")
     sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
+    failed = read_failed_gate(arguments.bundle)
+    if failed is not None:
+        sys.stdout.write(f"it did not pass the quality gate: {'; '.join(failed.reasons)}\n")
     return ExitCode.DONE
 
 

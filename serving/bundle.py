@@ -45,11 +45,14 @@ class FileNames:
     """The metrics in full: by label, and the confusion counts."""
     run: str = "run.json"
     """What differs from run to run: times, host, device, speed, memory, paths. The manifest leaves it out."""
+    failed_gate: str = "failed-gate.json"
+    """Only in a bundle that did not pass the quality gate, so that `latest` was not moved to it: why, with
+    the figures. The manifest leaves it out."""
 
     @property
     def hashed(self) -> list[str]:
         """The files whose hash and size stand in the manifest, in order of their names."""
-        return sorted(set(asdict(self).values()) - {self.manifest, self.run})
+        return sorted(set(asdict(self).values()) - {self.manifest, self.run, self.failed_gate})
 
 
 FILES = FileNames()

@@ -29,7 +29,10 @@ class ExitCode(IntEnum):
     TRAINING_DIVERGED = 4, "The loss became infinite or not a number."
     PARITY_FAILED = 5, "A runtime's log-probabilities differ from the original's; nothing was published."
     BUNDLE_DAMAGED = 6, "A bundle is incomplete, altered, or of a version that this release cannot read."
-    QUALITY_GATE = 7, "The model is worse than the settings allow."
+    QUALITY_GATE = (
+        7,
+        "The model is worse than the settings allow; it is kept, and `latest` was not moved.",
+    )
     PLATFORM = 74, "The machine or its storage failed (disk full, read-only folder, no GPU): try elsewhere."
     INTERRUPTED = 75, "Ended by a signal: run it again."
 
@@ -68,6 +71,12 @@ class ArtifactError(BowspritError):
     """A bundle is incomplete, altered, or of a version that this release cannot read."""
 
     exit_code = ExitCode.BUNDLE_DAMAGED
+
+
+class QualityError(BowspritError):
+    """The model is worse than the settings allow; its bundle is kept, marked."""
+
+    exit_code = ExitCode.QUALITY_GATE
 
 
 class PlatformError(BowspritError):

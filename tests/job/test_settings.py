@@ -129,17 +129,22 @@ def test_the_servers_and_other_programs_variables_are_left_alone() -> None:
         ("max_vocabulary", "all", "a whole number, at least 1"),
         ("parity_atol", "0.001", "a number, above 0, at most 0.0001"),
         ("parity_rtol", "0.001", "a number, above 0, at most 0.0001"),
+        ("min_accuracy", "90", "a number, at least 0, at most 1"),
+        ("max_drop", "nan", "a number, at least 0, at most 1"),
+        ("keep_bundles", "0", "a whole number, at least 1"),
+        ("metrics_file", "bowsprit.txt", "a path that ends in .prom"),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_works(name: str, value: str, expected: str) -> None:
     """If it failed, a message would not say the variable, the range, what was found or what to do."""
     variable = env_name(name)
-    (problem,) = problems_of(BOW_TRAIN_DATA="x", **{variable: value})
+    data = {"BOW_TRAIN_DATA": "x", "BOW_TEST_DATA": "y"}
+    (problem,) = problems_of(**data, **{variable: value})
     assert problem.startswith(f"{variable}: expected {expected}")
     assert f"found {value!r}" in problem
     advised = re.search(rf"set for example {variable}=([^,]+), (the default|or unset it)$", problem)
     assert advised is not None
-    load_settings({"BOW_TRAIN_DATA": "x", variable: advised[1]})
+    load_settings(data | {variable: advised[1]})
 
 
 @pytest.mark.parametrize(
@@ -179,6 +184,8 @@ def test_a_wrong_value_is_answered_with_what_works(name: str, value: str, expect
         ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_SPLIT": "0.1"}),
         ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_DATA": "v"}),
         ({"BOW_REQUIRE_GPU": "true", "BOW_DEVICE": "cpu"}, "BOW_DEVICE", {"BOW_DEVICE": "cuda:0"}),
+        ({"BOW_MIN_ACCURACY": "0.9"}, "BOW_MIN_ACCURACY", {"BOW_TEST_DATA": "t"}),
+        ({"BOW_MAX_DROP": "0"}, "BOW_MAX_DROP", {"BOW_MAX_DROP": ""}),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -188,6 +195,11 @@ def test_settings_that_contradict_each_other_are_refused(
     (problem,) = problems_of(**{"BOW_TRAIN_DATA": "x"} | environ)
     assert problem.startswith(f"{variable}: ")
     load_settings({"BOW_TRAIN_DATA": "x"} | environ | remedy)
+
+
+def test_the_tutorials_own_test_data_is_enough_for_a_gate() -> None:
+    """If it failed, a gate could not be tried out without a file."""
+    assert load_settings({"BOW_TRAIN_DATA": "tutorial", "BOW_MIN_ACCURACY": "0.9"}).min_accuracy == 0.9
 
 
 def test_every_problem_is_reported_at_once() -> None:
@@ -242,6 +254,10 @@ def test_shaping_holds_what_changes_the_model_and_nothing_else() -> None:
         num_threads=3,
         log_format="json",
         max_rejected=1,
+        min_accuracy=0.9,
+        max_drop=0.1,
+        keep_bundles=3,
+        metrics_file="m.prom",
     )
     assert shaping(settings) == shaping(elsewhere)
     assert set(shaping(settings)) == {
@@ -269,7 +285,7 @@ def test_each_settings_advice_can_be_followed() -> None:
     for name, field in Settings.model_fields.items():
         for value in [*(field.examples or []), *([] if field.default in (None, ...) else [field.default])]:
             if not field.is_required():
-                needed = {"BOW_VALIDATION_DATA": "v"} if name == "patience" else {}
+                needed = {"BOW_VALIDATION_DATA": "v"} if name == "patience" else {"BOW_TEST_DATA": "t"}
                 variable = env_name(name)
                 load_settings({"BOW_TRAIN_DATA": "x", variable: shown(variable, value)} | needed)
 

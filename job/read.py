@@ -1,0 +1,73 @@
+"""Reads what the settings name: the data sets, and the list of the rows that could not be used."""
+
+from pathlib import Path
+
+from job.baseline import TestData
+from job.cache import Cache
+from job.dataset import DataSpec, TooManyRejected
+from job.inputs import Inputs, read_inputs
+from job.output import Output
+from job.settings import Settings, feature_spec, shaping
+
+
+def data_specs(settings: Settings) -> dict[str, DataSpec]:
+    """The data sets that the settings name, by use: `train`, `validation`, `test`."""
+    locations = {
+        "train": settings.train_data,
+        "validation": settings.validation_data,
+        "test": settings.test_data,
+    }
+    return {
+        use: DataSpec(
+            location=location,
+            format=settings.data_format,
+            text_column=settings.text_column,
+            label_column=settings.label_column,
+            weight_column=settings.weight_column if use == "train" else None,  # others are scored unweighted
+            setting=f"BOW_{use.upper()}_DATA",
+        )
+        for use, location in locations.items()
+        if location is not None
+    }
+
+
+def read_data(settings: Settings, num_threads: int) -> Inputs:
+    """Reads the data; where too many rows are bad, lists them before it raises what `read_inputs` raises."""
+    try:
+        return read_inputs(
+            data_specs(settings),
+            settings.vocabulary_file,
+            num_threads=num_threads,
+            max_rejected=settings.max_rejected,
+            max_vocabulary=settings.max_vocabulary,
+            features=feature_spec(settings),
+            cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
+        )
+    except TooManyRejected as error:
+        # The run has no name yet where its name comes from the data.
+        path = settings.output_dir / f"{settings.run_name or 'run'}.rejected.jsonl"
+        if len(error.rejected):
+            error.rejected.write(path)
+            error.add_note(f"The rejected rows are listed in {path}")
+        raise
+
+
+def test_data(settings: Settings, inputs: Inputs, num_threads: int) -> TestData | None:
+    """The test data, ready to be read once more; None where there is none."""
+    if "test" not in inputs.records:
+        return None
+    return TestData(
+        spec=data_specs(settings).get("test"),
+        record=inputs.records["test"],
+        settings=shaping(settings),
+        num_threads=num_threads,
+    )
+
+
+def list_rejected(inputs: Inputs, path: Path, output: Output) -> None:
+    """Lists the rejected rows beside the bundle; a list that an earlier run left there goes."""
+    if len(inputs.rejected):
+        inputs.rejected.write(path)
+        output.rejected(len(inputs.rejected), path)
+    else:
+        path.unlink(missing_ok=True)
