@@ -32,7 +32,7 @@ SHORT_TEXT = 200
 
 CHUNKS: dict[str, tuple[int, list[int | str]]] = {
     "chunks": (TensorProto.INT64, ["m", "s"]),
-    "texts": (TensorProto.STRING, ["t"]),
+    "all_texts": (TensorProto.STRING, ["t"]),
 }
 """The texts of m chunks, as places among some texts: an empty one stands in those after the last."""
 
@@ -96,7 +96,7 @@ def add_chunks_by_length(graph: Graph, chunking: Chunking) -> None:
     """The outputs `CHUNKS`, with chunks as large as the longest of the texts allows."""
     one, several = Graph(f"{graph.prefix}one/"), Graph(f"{graph.prefix}several/")
     one.add("Identity", one.constant([[0]]), output=f"{one.prefix}chunks")
-    one.add("Identity", "text", output=f"{one.prefix}texts")
+    one.add("Identity", "text", output=f"{one.prefix}all_texts")
     _add_several_chunks(several, chunking)
     graph.add_if(
         graph.add("Equal", graph.add("Size", "text"), graph.constant(1)),
@@ -110,7 +110,7 @@ def _add_several_chunks(graph: Graph, chunking: Chunking) -> None:
     """The same for any number of texts; for none, one chunk of one empty text."""
     one = graph.constant([1])
     empty = graph.constant(np.array([""], dtype=object))
-    texts = graph.add("Concat", "text", empty, axis=0, output=f"{graph.prefix}texts")
+    texts = graph.add("Concat", "text", empty, axis=0, output=f"{graph.prefix}all_texts")
     short = matches_all(graph, texts, at_most_bytes(chunking.short_bytes))
     medium = matches_all(graph, texts, at_most_bytes(chunking.medium_bytes))
     longer = graph.add("Where", medium, graph.constant([chunking.medium_size]), one)
@@ -159,7 +159,7 @@ def chunk_body() -> Graph:
 
 def add_chunk_texts(graph: Graph) -> str:
     """The texts of the chunk: string [s], s > 0."""
-    return graph.add("Gather", "texts", graph.add("Gather", "chunks", "chunk/index"))
+    return graph.add("Gather", "all_texts", graph.add("Gather", "chunks", "chunk/index"))
 
 
 @dataclass(frozen=True, kw_only=True)

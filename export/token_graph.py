@@ -44,7 +44,7 @@ def add(main: Graph, num_labels: int) -> None:
     _add_fast_tokens(main, chunking)
     whole, cut = Graph("whole/"), Graph("cut/")
     whole.add("Identity", whole.constant([[0]]), output="whole/chunks")  # one chunk, and its tokens are there
-    whole.add("Identity", whole.constant(np.array([""], dtype=object)), output="whole/texts")
+    whole.add("Identity", whole.constant(np.array([""], dtype=object)), output="whole/all_texts")
     add_chunks_by_length(cut, chunking)
     main.add_if("is_fast", then=whole, otherwise=cut, outputs=CHUNKS)
     body = chunk_body()

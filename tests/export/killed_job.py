@@ -234,7 +234,9 @@ def kills(folder: Path, case: str, known: dict[str, str], *, whole: bool) -> Ite
         shutil.rmtree(output_dir, ignore_errors=True)
         shutil.copytree(base, output_dir, symlinks=True)
         code = in_child(lambda: run_until(kill_at))  # noqa: B023
-        found = {path.name: state(path, known, whole=whole) for path in output_dir.iterdir()}
+        # Files, such as the lock of a run's name, cannot be taken for bundles.
+        folders = [path for path in output_dir.iterdir() if path.is_dir()]
+        found = {path.name: state(path, known, whole=whole) for path in folders}
         for path in [*output_dir.glob(".staging-*/*"), *output_dir.glob(".staging-*/replaced/*")]:
             if (path / FILES.manifest).is_file():
                 found[str(path.relative_to(output_dir))] = state(path, known, whole=whole)
