@@ -14,7 +14,6 @@ from serving.bundle import open_bundle
 from serving.errors import ExitCode
 from tests.system.conftest import REPOSITORY, Environment
 from tests.system.engine import LOCKED_DOWN, Podman, missing_package
-from tests.system.test_kubernetes import MANIFESTS, Tools
 
 pytestmark = pytest.mark.system
 
@@ -139,37 +138,6 @@ def test_a_job_that_is_stopped_while_it_starts_ends_at_once(podman: Podman, tmp_
         assert seconds < 3
     finally:
         podman("rm", "--force", name)
-
-
-def test_the_pod_of_the_kubernetes_job_runs(podman: Podman, tmp_path: Path) -> None:
-    """If it failed, the manifests would be valid and start nothing that works."""
-    tools = Tools(tmp_path / "venv")
-    resources = tools.read(tools.render(MANIFESTS / "overlays" / "once"))
-    (job,) = (each for each in resources if each["kind"] == "Job")
-    (settings,) = (each for each in resources if each["kind"] == "ConfigMap")
-    spec = job["spec"]["template"]["spec"]
-    spec["containers"][0]["image"] = TRAIN
-    folders = {"data": tmp_path / "data", "artifacts": tmp_path / "artifacts"}
-    for volume in spec["volumes"]:
-        if volume.pop("persistentVolumeClaim", None) is not None:  # a folder of this machine stands in for it
-            volume["hostPath"] = {"path": str(folders[volume["name"]]), "type": "Directory"}
-    for folder in folders.values():
-        folder.mkdir()
-        os.chown(folder, 65532, 65532)
-    for part in ("train", "test"):
-        rows = [f"word{row % 7} word{row % 3},label {row % 2}" for row in range(200)]
-        (folders["data"] / f"{part}.csv").write_text("\n".join(["text,label", *rows, ""]))
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "night"}, "spec": spec}
-    manifest = tmp_path / "pod.yaml"
-    manifest.write_text("\n---\n".join(json.dumps(each) for each in (settings, pod)))
-    try:
-        played = podman("play", "kube", "--network", "none", str(manifest))
-        assert played.returncode == 0, played.stderr
-        ended = podman("wait", "night-train").stdout.strip()
-        assert ended == "0", podman("logs", "night-train").stderr
-        assert open_bundle(folders["artifacts"] / "latest").manifest.settings["char_ngrams"] == "2-4"
-    finally:
-        podman("pod", "rm", "--force", "night")
 
 
 def test_the_images_say_what_they_are(podman: Podman) -> None:

@@ -4,14 +4,19 @@ import copy
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from tests.system.conftest import REPOSITORY, Environment
-from tests.system.manifests import JOB_NAME_LABEL, Resource, environment, mistakes
+from serving.bundle import open_bundle
+from serving.errors import ExitCode
+from tests.system.conftest import REPOSITORY, Environment, has_installed
+from tests.system.engine import Podman, missing_package
+from tests.system.manifests import JOB_NAME_LABEL, Resource, action, environment, mistakes
+from tests.system.test_container import copy_sources
 
 pytestmark = pytest.mark.system
 
@@ -219,6 +224,144 @@ def test_every_component_is_part_of_an_overlay() -> None:
     assert components
     for folder in components:
         assert f"/components/{folder.name}\n" in text or f"  - {folder.name}\n" in text
+
+
+IMAGE = "localhost/bowsprit-kubernetes-test"
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+    """Podman with the image that trains; podman's pods are held by catatonit."""
+    package = missing_package() or (None if has_installed("catatonit", package="catatonit") else "catatonit")
+    if package is not None:
+        pytest.skip(f"{package} could not be installed: apt-get install {package}, as root")
+    podman = Podman(tmp_path_factory.mktemp("podman"))
+    done = podman.make(copy_sources(tmp_path_factory.mktemp("checkout")), "image", f"IMAGE={IMAGE}")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return podman
+
+
+class Pod:
+    """A night's pod, which podman runs without a cluster: a volume stands in for each claim."""
+
+    NAME = "bowsprit-test-29394857"
+
+    def __init__(self, podman: Podman, resources: list[Resource], rows: str, folder: Path) -> None:
+        (cron,) = [each for each in resources if each["kind"] == "CronJob"]
+        (config_map,) = [each for each in resources if each["kind"] == "ConfigMap"]
+        self.rules = cron["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+        template = cron["spec"]["jobTemplate"]["spec"]["template"]
+        # As the controller of Jobs names a pod.
+        labels = template["metadata"]["labels"] | {JOB_NAME_LABEL: self.NAME}
+        pod = {"apiVersion": "v1", "kind": "Pod", "spec": template["spec"]}
+        (container,) = template["spec"]["containers"]
+        container |= {"image": IMAGE, "imagePullPolicy": "Never"}
+        for claim in (each.get("persistentVolumeClaim") for each in template["spec"]["volumes"]):
+            if claim is not None:
+                claim["claimName"] = claim["claimName"].replace("bowsprit", self.NAME)
+        self._podman = podman
+        self._file = folder / "pod.json"
+        documents = [config_map, pod | {"metadata": {"name": self.NAME, "labels": labels}}]
+        self._file.write_text("\n---\n".join(map(json.dumps, documents)))
+        # Podman knows no fsGroup: it gives a new volume to whom the image's folder belongs.
+        self._volumes = [f"{self.NAME}-data", f"{self.NAME}-artifacts"]
+        for name in self._volumes:
+            podman("volume", "rm", "--force", name)
+            assert podman("volume", "create", name).returncode == 0
+        self.artifacts = self._volume(f"{self.NAME}-artifacts")
+        (self._volume(f"{self.NAME}-data") / "train.csv").write_text(rows)
+
+    def __enter__(self) -> Self:
+        done = self._podman("play", "kube", "--network", "none", str(self._file))
+        assert done.returncode == 0, done.stderr
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._podman("pod", "rm", "--force", self.NAME)
+        self._podman("volume", "rm", "--force", *self._volumes)
+
+    def log(self) -> str:
+        """What the job has said."""
+        return self._podman("logs", f"{self.NAME}-train").stderr
+
+    def until_said(self, text: str) -> None:
+        """Returns when the job has said something."""
+        deadline = time.monotonic() + 60
+        while text not in self.log():
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Ends it as the kubelet does."""
+        assert self._podman("stop", "--time", "20", f"{self.NAME}-train").returncode == 0
+
+    def exit_code(self) -> int:
+        """What the job ended with, once it has."""
+        return int(self._podman("wait", f"{self.NAME}-train").stdout)
+
+    def container(self) -> Resource:
+        """What podman made of the container."""
+        (found,) = json.loads(self._podman("inspect", f"{self.NAME}-train").stdout)
+        return found
+
+    def _volume(self, name: str) -> Path:
+        return Path(self._podman("volume", "inspect", name, "--format", "{{.Mountpoint}}").stdout.strip())
+
+
+ROWS = "text,label\n" + "".join(f"word{row % 7} word{row % 3},label {row % 2}\n" for row in range(200))
+
+
+@pytest.fixture
+def night(tools: Tools, podman: Podman, tmp_path: Path) -> Callable[..., Pod]:
+    """What makes a night's pod from rows of data and settings, on a machine that need not have a GPU."""
+
+    def make(rows: str, **settings: str) -> Pod:
+        shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
+        kustomization = tmp_path / "kubernetes" / "overlays" / "nightly-gpu" / "kustomization.yaml"
+        kustomization.write_text(kustomization.read_text().replace("  - ../../components/gpu\n", ""))
+        literals = [
+            "BOW_TEST_DATA=data/train.csv",
+            "BOW_DEVICE=cpu",
+            *(f"{name}={value}" for name, value in settings.items()),
+        ]
+        merged = {"name": "bowsprit", "behavior": "merge", "literals": literals}
+        with kustomization.open("a") as file:
+            file.write(f"configMapGenerator: {json.dumps([merged])}\n")
+        return Pod(podman, tools.read(tools.render(kustomization.parent)), rows, tmp_path)
+
+    return make
+
+
+def test_a_pod_of_the_template_trains_under_the_name_of_its_job(night: Callable[..., Pod]) -> None:
+    """If it failed, the job would not start in a cluster: no right to write, a wrong path or name."""
+    with night(ROWS) as pod:
+        assert pod.exit_code() == ExitCode.DONE, pod.log()
+        bundle = pod.artifacts / Pod.NAME
+        assert open_bundle(bundle).bundle_id
+        assert json.loads((bundle / "manifest.json").read_text())["settings"]["weighting"] == "tfidf"
+        assert json.loads((bundle / "run.json").read_text())["num_threads"] <= 2  # the limit of its CPUs
+        container = pod.container()
+        assert container["HostConfig"]["ReadonlyRootfs"]
+        assert not container["EffectiveCaps"]
+        assert container["HostConfig"]["Memory"] == 4 * 2**30
+        assert container["Config"]["User"] == "65532:65532"
+        assert all(not mount["RW"] for mount in container["Mounts"] if mount["Destination"] == "/work/data")
+
+
+def test_what_a_pod_ends_with_is_what_the_rules_are_for(night: Callable[..., Pod]) -> None:
+    """If it failed, a cluster would try wrong data again."""
+    with night("text,label\none,a\ntwo,a\n") as pod:
+        code = pod.exit_code()
+        assert (code, action(pod.rules, code)) == (ExitCode.DATA, "FailJob"), pod.log()
+
+
+def test_a_pod_that_is_ended_is_started_again(night: Callable[..., Pod]) -> None:
+    """If it failed, a night whose pod was deleted would use up its attempts, or fail."""
+    with night(ROWS, BOW_EPOCHS="100000000") as pod:
+        pod.until_said('"event": "model"')
+        pod.stop()
+        code = pod.exit_code()
+        assert (code, action(pod.rules, code)) == (ExitCode.INTERRUPTED, "Ignore"), pod.log()
 
 
 def nightly(tools: Tools, rendered: dict[str, str]) -> list[Resource]:

@@ -71,7 +71,8 @@ def test_a_run_whose_time_is_over_is_requeued_and_finishes(slurm: Slurm, tmp_pat
 
     # It reads its recipe again, which makes the rest of this test short.
     (tmp_path / "my.env").write_text(SHORT)
-    slurm("scontrol", "update", f"jobid={number}", "StartTime=now", "TimeLimit=10")
+    # Slurm would start it in two minutes; in the second in which it was requeued, its node refuses it.
+    slurm("scontrol", "update", f"jobid={number}", "StartTime=now+2", "TimeLimit=10")
     record = slurm.wait(number, "COMPLETED", "FAILED")
     assert (record["JobState"], record["ExitCode"], record["Restarts"]) == ("COMPLETED", "0:0", "1"), log(
         tmp_path
