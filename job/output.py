@@ -58,7 +58,7 @@ class Output:
             optimizer=settings.optimizer,
         )
 
-    def rejected(self, number: int, path: Path) -> None:
+    def rejected(self, number: int, path: Path | str) -> None:
         """Where the rejected rows are listed."""
         log.warning("rows_rejected", rows=number, listed_in=str(path))
 
@@ -122,14 +122,14 @@ class Output:
                 holds=rung.holds,
             )
 
-    def published(self, bundle: Path, bundle_id: str) -> None:
+    def published(self, bundle: Path | str, bundle_id: str) -> None:
         """Where the bundle is."""
         if self.for_people:
             self._print(f"bundle  {bundle}\nid      {bundle_id}\n")
         else:
             log.info("published", bundle=str(bundle), bundle_id=bundle_id)
 
-    def already_published(self, bundle: Path) -> None:
+    def already_published(self, bundle: Path | str) -> None:
         """That there was nothing to do."""
         advice = "set BOW_OVERWRITE=true to train again"
         if self.for_people:

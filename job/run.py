@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from export.bundle import Provenance, seal, write_model
+from export.destination import Destination, destination
 from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
@@ -18,6 +19,7 @@ from job.cache import Cache
 from job.dataset import DataSpec, TooManyRejected
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
+from job.fetch import fetched
 from job.identity import default_name, is_published
 from job.inputs import Inputs, read_inputs
 from job.learn import Learned, Means, learn
@@ -35,31 +37,38 @@ from serving.parity import Rung, Tolerance, check
 from serving.weights import Parameters
 
 
-def run(settings: Settings, output: Output) -> Path:
+def run(settings: Settings, output: Output) -> Path | str:
     """Trains, exports, checks and publishes; returns where the bundle is.
 
     Raises what the stages raise, each a `BowspritError`; nothing is published then.
     """
+    with destination(settings.output_dir) as place:
+        return _run(settings, output, place)
+
+
+def _run(settings: Settings, output: Output, place: Destination) -> Path | str:
     clock = StageClock()
     set_up_allocator(keep_freed=settings.cache_dir is None)  # with a cache, memory is what is short
     num_threads = _use_threads(settings)
     device = choose_device(settings.device, settings.require_gpu)
     output.device(device, num_threads)
-    prepare_folder(settings.output_dir)
+    prepare_folder(place.folder)
 
     with clock.stage("read"):
-        inputs = _read(settings, num_threads)
+        inputs = _read(settings, place, num_threads)
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
-    bundle = settings.output_dir / run_name
+    place.pull(run_name)
+    bundle = place.folder / run_name
     if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
-        point_latest_again(settings.output_dir, run_name)
-        output.already_published(bundle)
-        return bundle
+        point_latest_again(place.folder, run_name)
+        place.settle(run_name)
+        output.already_published(place.shown(bundle))
+        return place.shown(bundle)
     for use, names in unseen_labels(inputs).items():
         output.unseen_labels(use, names)
-    _list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
+    _list_rejected(inputs, f"{run_name}.rejected.jsonl", place, output)
 
     with clock.stage("encode"):
         prepared = _prepare(settings, inputs)
@@ -83,7 +92,7 @@ def run(settings: Settings, output: Output) -> Path:
     parameters = _parameters(model, prepared, inputs)
     provenance = _provenance(settings, inputs)
     tolerance = Tolerance(atol=settings.parity_atol, rtol=settings.parity_rtol)
-    with staging(settings.output_dir) as folder:
+    with staging(place.folder) as folder:
         with clock.stage("export"):
             write_model(folder, model, parameters, provenance)
             (folder / FILES.metrics).write_bytes(metrics.to_json(learned.scored))
@@ -96,9 +105,10 @@ def run(settings: Settings, output: Output) -> Path:
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)
-        publish(folder, settings.output_dir, run_name, overwrite=settings.overwrite)
-    output.published(bundle, open_bundle(bundle).bundle_id)
-    return bundle
+        publish(folder, place.folder, run_name, overwrite=settings.overwrite)
+    place.push(run_name, overwrite=settings.overwrite)
+    output.published(place.shown(bundle), open_bundle(bundle).bundle_id)
+    return place.shown(bundle)
 
 
 def _use_threads(settings: Settings) -> int:
@@ -109,7 +119,7 @@ def _use_threads(settings: Settings) -> int:
     return num_threads
 
 
-def _read(settings: Settings, num_threads: int) -> Inputs:
+def _read(settings: Settings, place: Destination, num_threads: int) -> Inputs:
     locations = {
         "train": settings.train_data,
         "validation": settings.validation_data,
@@ -127,18 +137,19 @@ def _read(settings: Settings, num_threads: int) -> Inputs:
         if location is not None
     }
     try:
-        return read_inputs(
-            specs,
-            settings.vocabulary_file,
-            num_threads=num_threads,
-            max_rejected=settings.max_rejected,
-            max_vocabulary=settings.max_vocabulary,
-            features=feature_spec(settings),
-            cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
-        )
+        with fetched(specs, settings.cache_dir) as at_hand:
+            return read_inputs(
+                at_hand,
+                settings.vocabulary_file,
+                num_threads=num_threads,
+                max_rejected=settings.max_rejected,
+                max_vocabulary=settings.max_vocabulary,
+                features=feature_spec(settings),
+                cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
+            )
     except TooManyRejected as error:
         # The run has no name yet where its name comes from the data.
-        path = settings.output_dir / f"{settings.run_name or 'run'}.rejected.jsonl"
+        path = place.folder / f"{settings.run_name or 'run'}.rejected.jsonl"
         if len(error.rejected):
             error.rejected.write(path)
             error.add_note(f"The rejected rows are listed in {path}")
@@ -153,11 +164,12 @@ def _complete(settings: Settings, inputs: Inputs, output: Output) -> Settings:
     return completed
 
 
-def _list_rejected(inputs: Inputs, path: Path, output: Output) -> None:
+def _list_rejected(inputs: Inputs, name: str, place: Destination, output: Output) -> None:
     """Lists the rejected rows beside the bundle; a list that an earlier run left there goes."""
+    path = place.folder / name
     if len(inputs.rejected):
         inputs.rejected.write(path)
-        output.rejected(len(inputs.rejected), path)
+        output.rejected(len(inputs.rejected), place.shown(path))
     else:
         path.unlink(missing_ok=True)
 

@@ -51,7 +51,7 @@ class Parsed:
 
 
 def find_columns(
-    names: Sequence[str], path: Path, *, text_column: str | None, label_column: str | None
+    names: Sequence[str], path: Path | str, *, text_column: str | None, label_column: str | None
 ) -> Columns:
     """Find the two columns: by the given names exactly, otherwise by the usual names in any case.
 
@@ -68,7 +68,9 @@ def find_columns(
     return Columns(names=tuple(names), text=text, label=label)
 
 
-def _find(names: Sequence[str], path: Path, what: str, wanted: str | None, usual_names: Sequence[str]) -> int:
+def _find(
+    names: Sequence[str], path: Path | str, what: str, wanted: str | None, usual_names: Sequence[str]
+) -> int:
     setting = f"BOW_{what.upper()}_COLUMN"
     if wanted is not None:
         found = [i for i, name in enumerate(names) if name == wanted]
