@@ -44,7 +44,7 @@ class Bowsprit:
         }
         environ = {f"BOW_{name}": value for name, value in settings.items()}
         begin = time.perf_counter()
-        bundle = run(load_settings(environ), Output(for_people=False))
+        bundle = Path(run(load_settings(environ), Output(for_people=False)))
         seconds = time.perf_counter() - begin
         record = json.loads((bundle / "run.json").read_text())
         stages = {name: stage["seconds"] for name, stage in record["stages"].items()}

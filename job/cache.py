@@ -2,6 +2,7 @@
 
 corpora/KEY/     a raw corpus, by the data's fingerprint and all else that its tokens depend on
 files/KEY.json   which corpus some files gave, by their paths, sizes and times of change
+objects/         copies of what URLs name, which `job.fetch` keeps
 
 Everything there may be deleted at any time, and is made again when it is needed.
 """
@@ -168,7 +169,7 @@ def _put(folder: Path, path: Path) -> None:
 
 def _facts(spec: DataSpec, features: FeatureSpec) -> list[Any]:
     """What a data set depends on: how it is read, and from which files in which state."""
-    sources = find_sources(spec.location, spec.format, spec.setting)
+    sources = find_sources(spec.location, spec.format, spec.setting, spec.copies)
     columns = [spec.text_column, spec.label_column, spec.weight_column]
     how = [sources[0].format, *columns, features.tokens_alone]
     return [how, [source.stamp() for source in sources]]

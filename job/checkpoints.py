@@ -11,6 +11,7 @@ from job.checkpoint import Identity
 from job.stopping import Stop
 from job.train_state import TrainState
 from serving.errors import SettingsError
+from serving.storage import Store
 
 BYTES_PER_SECOND = 100_000_000
 """What a slow disk or a network takes, by which the time for a checkpoint is estimated."""
@@ -18,11 +19,26 @@ BYTES_PER_SECOND = 100_000_000
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """An object that holds the checkpoint for a next machine."""
+
+    store: Store
+    key: str
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.store.url_of(self.key)
+
+
 @dataclass(kw_only=True)
 class Checkpoints:
     """The checkpoints of one run: one file, which is removed once the run has its bundle."""
 
     path: Path
+    copy: Copy | None
+    """Where the file is copied to and, where it is missing here, from; None for nowhere."""
     identity: Identity
     every: float
     """Seconds between two; 0 for none but those that a signal asks for."""
@@ -38,6 +54,7 @@ class Checkpoints:
 
         Raises SettingsError where it is of another run, or cannot be read.
         """
+        self._fetch()
         try:
             is_resumed = checkpoint.load(self.path, state, self.identity)
         except SettingsError as error:
@@ -47,12 +64,12 @@ class Checkpoints:
             self.discard()
             is_resumed = False
         if is_resumed:
-            log.info("resumed", checkpoint=str(self.path), step=state.step, epochs_done=len(state.epochs))
+            log.info("resumed", checkpoint=self._shown, step=state.step, epochs_done=len(state.epochs))
         size = checkpoint.num_bytes(state)
         seconds = size / BYTES_PER_SECOND
         log.info(
             "checkpoints",
-            path=str(self.path),
+            path=self._shown,
             bytes=size,
             every_seconds=self.every,
             seconds_needed=round(seconds, 1),
@@ -74,10 +91,38 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Keeps one. Raises Interrupted where a signal came, and PlatformError where it cannot be kept."""
         checkpoint.save(self.path, state, self.identity)
+        is_copied = self._upload()
         self.last = time.monotonic()
         log.info("checkpoint", step=state.step)
-        self.stop.check(f"what was learned in {state.step:,} steps is in {self.path}")
+        self.stop.check(
+            f"what was learned in {state.step:,} steps is in {self._shown if is_copied else self.path}"
+        )
 
     def discard(self) -> None:
         """Removes the checkpoint, once nobody needs it any more."""
         self.path.unlink(missing_ok=True)
+        if self.copy is not None:
+            self.copy.store.delete([self.copy.key])
+
+    @property
+    def _shown(self) -> str:
+        return str(self.path) if self.copy is None else self.copy.url
+
+    def _fetch(self) -> None:
+        """Brings the copy here; what is here already was kept later, and not copied for want of time."""
+        if self.copy is not None and not self.path.exists():
+            found = self.copy.store.find(self.copy.key)
+            if found is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.copy.store.get(self.copy.key, self.path, size=found.size)
+
+    def _upload(self) -> bool:
+        """Copies the file; returns whether it did: not where a signal came and the time left is too short."""
+        if self.copy is None:
+            return False
+        seconds = self.path.stat().st_size / BYTES_PER_SECOND
+        if self.stop.signal_name is not None and seconds > self.grace:
+            log.warning("checkpoint_not_copied", seconds_needed=round(seconds, 1), kept_in=str(self.path))
+            return False
+        self.copy.store.put(self.path, self.copy.key)
+        return True

@@ -6,7 +6,7 @@ import torch
 
 from job import tutorial
 from job.checkpoint import Identity
-from job.checkpoints import Checkpoints
+from job.checkpoints import Checkpoints, Copy
 from job.inputs import Inputs
 from job.model import BowClassifier, initialize_uniform
 from job.ngrams import Limits
@@ -17,6 +17,7 @@ from job.read import test_data
 from job.settings import Settings, feature_spec, shaping
 from job.stopping import Stop
 from job.trainer import Plan
+from serving.storage import Store
 
 
 def quality_gate(settings: Settings, inputs: Inputs, latest: Path, num_threads: int) -> QualityGate:
@@ -56,12 +57,24 @@ def initial_model(settings: Settings, inputs: Inputs, prepared: Prepared) -> Bow
     return model
 
 
-def checkpoints_of(settings: Settings, inputs: Inputs, run_name: str, stop: Stop) -> Checkpoints:
-    """The run's checkpoints: in the folder that is set, else beside the bundle."""
-    folder = settings.checkpoint_dir
-    own = settings.output_dir / f".{run_name}.checkpoint"
+def checkpoints_of(
+    settings: Settings, inputs: Inputs, run_name: str, stop: Stop, *, folder: Path, store: Store | None
+) -> Checkpoints:
+    """The run's checkpoints: where BOW_CHECKPOINT_DIR says, else beside the bundle.
+
+    folder, store: where the bundle is made, and the object storage that gets it.
+    """
+    beside = folder / f".{run_name}.checkpoint"
+    match settings.checkpoint_dir:
+        case None:
+            path, remote = beside, None if store is None else Copy(store=store, key=beside.name)
+        case Path() as own:
+            path, remote = own / f"{run_name}.checkpoint", None
+        case str() as url:
+            path, remote = beside, Copy(store=Store(url), key=f"{run_name}.checkpoint")
     return Checkpoints(
-        path=own if folder is None else folder / f"{run_name}.checkpoint",
+        path=path,
+        copy=remote,
         identity=Identity(settings=shaping(settings), data=inputs.records),
         every=settings.checkpoint_every,
         grace=settings.grace_seconds,

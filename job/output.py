@@ -70,7 +70,7 @@ class Output:
             optimizer=settings.optimizer,
         )
 
-    def rejected(self, number: int, path: Path) -> None:
+    def rejected(self, number: int, path: Path | str) -> None:
         """Where the rejected rows are listed."""
         log.warning("rows_rejected", rows=number, listed_in=str(path))
 
@@ -161,27 +161,27 @@ class Output:
         accuracy = None if judgement.summary is None else round(judgement.summary.accuracy, 4)
         log.info("quality_gate", accuracy=accuracy, **baseline, passed=judgement.failed is None)
 
-    def published(self, bundle: Bundle) -> None:
-        """Where the bundle is."""
+    def published(self, bundle: Bundle, where: Path | str) -> None:
+        """Where the bundle is: its folder, or its URL."""
         self._ended("published", bundle)
         if self.for_people:
-            self._print(f"bundle  {bundle.path}\nid      {bundle.bundle_id}\n")
+            self._print(f"bundle  {where}\nid      {bundle.bundle_id}\n")
         else:
-            log.info("published", bundle=str(bundle.path), bundle_id=bundle.bundle_id)
+            log.info("published", bundle=str(where), bundle_id=bundle.bundle_id)
 
-    def already_published(self, bundle: Bundle) -> None:
+    def already_published(self, bundle: Bundle, where: Path | str) -> None:
         """That there was nothing to do."""
         self._ended("already_published", bundle)
         advice = "set BOW_OVERWRITE=true to train again"
         if self.for_people:
-            self._print(f"{bundle.path} is this run's bundle already; {advice}\n")
+            self._print(f"{where} is this run's bundle already; {advice}\n")
         else:
-            log.info("already_published", bundle=str(bundle.path), advice=advice)
+            log.info("already_published", bundle=str(where), advice=advice)
 
-    def kept_back(self, bundle: Bundle) -> None:
+    def kept_back(self, bundle: Bundle, where: Path | str) -> None:
         """Where the bundle is that did not pass; the run's error says why."""
         self._ended("kept_back", bundle)
-        log.warning("kept_back", bundle=str(bundle.path), bundle_id=bundle.bundle_id)
+        log.warning("kept_back", bundle=str(where), bundle_id=bundle.bundle_id)
 
     def removed(self, names: list[str], keep: int) -> None:
         """Which older bundles made way."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from job.baseline import TestData
 from job.cache import Cache
 from job.dataset import DataSpec, TooManyRejected
+from job.fetch import fetched
 from job.inputs import Inputs, read_inputs
 from job.output import Output
 from job.settings import Settings, feature_spec, shaping
@@ -31,21 +32,25 @@ def data_specs(settings: Settings) -> dict[str, DataSpec]:
     }
 
 
-def read_data(settings: Settings, num_threads: int) -> Inputs:
-    """Reads the data; where too many rows are bad, lists them before it raises what `read_inputs` raises."""
+def read_data(settings: Settings, folder: Path, num_threads: int) -> Inputs:
+    """Reads the data, fetched where it is named by URLs.
+
+    Where too many rows are bad, lists them in the folder before it raises what `read_inputs` raises.
+    """
     try:
-        return read_inputs(
-            data_specs(settings),
-            settings.vocabulary_file,
-            num_threads=num_threads,
-            max_rejected=settings.max_rejected,
-            max_vocabulary=settings.max_vocabulary,
-            features=feature_spec(settings),
-            cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
-        )
+        with fetched(data_specs(settings), settings.cache_dir) as at_hand:
+            return read_inputs(
+                at_hand,
+                settings.vocabulary_file,
+                num_threads=num_threads,
+                max_rejected=settings.max_rejected,
+                max_vocabulary=settings.max_vocabulary,
+                features=feature_spec(settings),
+                cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
+            )
     except TooManyRejected as error:
         # The run has no name yet where its name comes from the data.
-        path = settings.output_dir / f"{settings.run_name or 'run'}.rejected.jsonl"
+        path = folder / f"{settings.run_name or 'run'}.rejected.jsonl"
         if len(error.rejected):
             error.rejected.write(path)
             error.add_note(f"The rejected rows are listed in {path}")
@@ -64,10 +69,10 @@ def test_data(settings: Settings, inputs: Inputs, num_threads: int) -> TestData 
     )
 
 
-def list_rejected(inputs: Inputs, path: Path, output: Output) -> None:
+def list_rejected(inputs: Inputs, path: Path, shown: Path | str, output: Output) -> None:
     """Lists the rejected rows beside the bundle; a list that an earlier run left there goes."""
     if len(inputs.rejected):
         inputs.rejected.write(path)
-        output.rejected(len(inputs.rejected), path)
+        output.rejected(len(inputs.rejected), shown)
     else:
         path.unlink(missing_ok=True)

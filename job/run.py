@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from export.bundle import Provenance, seal, write_model
+from export.destination import Destination, destination
 from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
@@ -26,7 +27,7 @@ from job import metrics, tutorial
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
 from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
-from job.identity import default_name, is_published
+from job.identity import Shaping, default_name, is_published
 from job.inputs import Inputs
 from job.learn import Learned, Means, learn
 from job.memory import give_back_freed_memory, peak_memory, set_up_allocator
@@ -45,14 +46,22 @@ from serving.quality import read_failed_gate
 from serving.weights import Parameters
 
 
-def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
-    """Trains, exports, checks and publishes; returns where the bundle is.
+def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path | str:
+    """Trains, exports, checks and publishes; returns where the bundle is, a URL in object storage.
 
     stop: what tells whether a signal came, where somebody listens for them.
 
     Raises what the stages raise, each a `BowspritError`, or Interrupted; nothing is published then, but
     for a QualityError.
     """
+    with destination(settings.output_dir) as place:
+        # Everything is made in a folder of this machine, which need not be the one that was asked for.
+        here = settings.model_copy(update={"output_dir": place.folder})
+        return place.shown(_run(here, not_shaping(settings), place, output, stop or Stop()))
+
+
+def _run(settings: Settings, asked: Shaping, place: Destination, output: Output, stop: Stop) -> Path:
+    """The bundle in the folder of `place`; `asked` is what run.json says of the settings."""
     clock = StageClock()
     if settings.run_name is not None:
         output.named(settings.run_name)
@@ -60,26 +69,30 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
     num_threads = _use_threads(settings)
     device = choose_device(settings.device, settings.require_gpu)
     output.device(device, num_threads)
-    prepare_folder(settings.output_dir)
+    prepare_folder(place.folder)
 
     with clock.stage("read"):
-        inputs = read_data(settings, num_threads)
+        inputs = read_data(settings, place.folder, num_threads)
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
     output.named(run_name)
-    gate = quality_gate(settings, inputs, settings.output_dir / LATEST, num_threads)
+    if settings.max_drop is not None:
+        place.pull_latest()
+    gate = quality_gate(settings, inputs, place.folder / LATEST, num_threads)
     gate.check_latest()
-    with only_job(settings.output_dir, run_name):
-        bundle = settings.output_dir / run_name
+    with only_job(place.folder, run_name):
+        place.pull(run_name)
+        bundle = place.folder / run_name
         if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
-            judgement = _publish_again(bundle, gate, settings, output)
+            judgement = _publish_again(bundle, gate, settings, place, output)
         else:
             for use, names in unseen_labels(inputs).items():
                 output.unseen_labels(use, names)
-            list_rejected(inputs, settings.output_dir / f"{run_name}.rejected.jsonl", output)
+            rejected = place.folder / f"{run_name}.rejected.jsonl"
+            list_rejected(inputs, rejected, place.shown(rejected), output)
             bundle, judgement = _make(
-                settings, inputs, run_name, device, num_threads, clock, stop or Stop(), gate, output
+                settings, asked, inputs, run_name, device, num_threads, clock, stop, gate, place, output
             )
     if judgement.failed is not None:
         raise quality_error(judgement.failed, bundle, gate.latest)
@@ -88,6 +101,7 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path:
 
 def _make(
     settings: Settings,
+    asked: Shaping,
     inputs: Inputs,
     run_name: str,
     device: Device,
@@ -95,6 +109,7 @@ def _make(
     clock: StageClock,
     stop: Stop,
     gate: QualityGate,
+    place: Destination,
     output: Output,
 ) -> tuple[Path, Judgement]:
     """From what was read to the published bundle: where it is, and what the quality gate said of it."""
@@ -106,7 +121,7 @@ def _make(
     with device_errors(device):
         model = initial_model(settings, inputs, prepared)
     before = tutorial.snapshot(model) if inputs.is_tutorial else None
-    checkpoints = checkpoints_of(settings, inputs, run_name, stop)
+    checkpoints = checkpoints_of(settings, inputs, run_name, stop, folder=place.folder, store=place.store)
     means = Means(
         device=device,
         num_threads=num_threads,
@@ -126,7 +141,7 @@ def _make(
     parameters = _parameters(model, prepared, inputs)
     provenance = _provenance(settings, inputs)
     tolerance = Tolerance(atol=settings.parity_atol, rtol=settings.parity_rtol)
-    with staging(settings.output_dir) as folder:
+    with staging(place.folder) as folder:
         with clock.stage("export"):
             write_model(folder, model, parameters, provenance)
             (folder / FILES.metrics).write_bytes(metrics.to_json(learned.scored))
@@ -135,12 +150,12 @@ def _make(
             rungs = _climb(folder, model, parameters, provenance, inputs, tolerance, device, output)
         output.parity(rungs)
         check(rungs, run_name)
-        record = _record(settings, clock, device, num_threads, prepared, learned)
+        record = _record(asked, clock, device, num_threads, prepared, learned)
         output.trained(record.tokens_per_second)
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)
-        bundle, judgement = _publish(folder, run_name, gate, settings, output)
+        bundle, judgement = _publish(folder, run_name, gate, settings, place, output)
     checkpoints.discard()
     return bundle, judgement
 
@@ -209,48 +224,51 @@ def _climb(
 
 
 def _publish(
-    folder: Path, run_name: str, gate: QualityGate, settings: Settings, output: Output
+    folder: Path, run_name: str, gate: QualityGate, settings: Settings, place: Destination, output: Output
 ) -> tuple[Path, Judgement]:
     """Publishes a sealed bundle, marked where it does not pass the quality gate."""
-    with alone(settings.output_dir):
+    with alone(place.folder):
         judgement = gate.judge(open_bundle(folder).manifest.metrics.get("test"))
         passed = judgement.failed is None
         if judgement.failed is not None:
             (folder / FILES.failed_gate).write_bytes(judgement.failed.to_json())
-        bundle = publish(
-            folder, settings.output_dir, run_name, overwrite=settings.overwrite, move_latest=passed
-        )
+        bundle = publish(folder, place.folder, run_name, overwrite=settings.overwrite, move_latest=passed)
         _retain(bundle, settings, output)
+    place.push(bundle.name, overwrite=settings.overwrite, move_latest=passed)
     output.judged(judgement)
-    (output.published if passed else output.kept_back)(open_bundle(bundle))
+    (output.published if passed else output.kept_back)(open_bundle(bundle), place.shown(bundle))
     return bundle, judgement
 
 
-def _publish_again(bundle: Path, gate: QualityGate, settings: Settings, output: Output) -> Judgement:
+def _publish_again(
+    bundle: Path, gate: QualityGate, settings: Settings, place: Destination, output: Output
+) -> Judgement:
     """Takes the last steps of publishing for a bundle that has its name, where a killed job has not.
 
     One that is marked is judged anew, by the limits and the bundle in service of now.
     """
-    with alone(settings.output_dir):
+    with alone(place.folder):
         # One that passed keeps its place: `latest` may have moved on to a better one since.
         with_latest = read_failed_gate(bundle) is not None or is_newer_than_latest(bundle)
         judgement = gate.judge(open_bundle(bundle).manifest.metrics.get("test"), with_latest=with_latest)
         passed = judgement.failed is None
         if passed:
-            point_latest_again(settings.output_dir, bundle.name)
+            point_latest_again(place.folder, bundle.name)
         _retain(bundle, settings, output)
+    if passed:
+        place.settle(bundle.name)
     output.judged(judgement)
-    (output.already_published if passed else output.kept_back)(open_bundle(bundle))
+    (output.already_published if passed else output.kept_back)(open_bundle(bundle), place.shown(bundle))
     return judgement
 
 
 def _retain(bundle: Path, settings: Settings, output: Output) -> None:
     if settings.keep_bundles is not None:
-        output.removed(remove_old(settings.output_dir, settings.keep_bundles, bundle), settings.keep_bundles)
+        output.removed(remove_old(bundle.parent, settings.keep_bundles, bundle), settings.keep_bundles)
 
 
 def _record(
-    settings: Settings,
+    asked: Shaping,
     clock: StageClock,
     device: Device,
     num_threads: int,
@@ -266,7 +284,7 @@ def _record(
         device_requested=device.requested,
         device_reason=device.reason,
         num_threads=num_threads,
-        settings=not_shaping(settings),
+        settings=dict(asked),
         num_rows=prepared.corpora["train"].num_rows,
         num_tokens=learned.num_tokens,
         tokens_per_second=learned.num_tokens * len(learned.epochs) / clock.stages["train"].seconds,

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
+
+from serving.storage import is_url
 
 PREFIX = "BOW_"
 
@@ -32,7 +34,12 @@ Shaping = Annotated[T, Mark.SHAPES_MODEL]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Tolerance = Annotated[float, Field(gt=0, le=1e-4)]
-DataPath = Annotated[str, Form("a file, a folder or a glob")]
+DataPath = Annotated[str, Form("a file, a folder or a glob, or a URL of one")]
+FolderOrUrl = Annotated[
+    Path | str,
+    BeforeValidator(lambda value: value if is_url(value) else Path(value)),
+    Form("a folder or a URL"),
+]
 
 
 def env_name(name: str) -> str:
@@ -76,7 +83,7 @@ def unwrapped(field: FieldInfo) -> tuple[Any, list[Any]]:
                 part for note in more for part in (note.metadata if isinstance(note, FieldInfo) else [note])
             ]
         elif get_origin(type_) in (Union, types.UnionType):
-            (type_,) = [part for part in get_args(type_) if part is not type(None)]
+            type_, *_ = [part for part in get_args(type_) if part is not type(None)]
         else:
             return type_, notes
 

@@ -14,6 +14,7 @@ from job.setting_kinds import (
     PREFIX,
     Count,
     DataPath,
+    FolderOrUrl,
     Form,
     Mark,
     Shaping,
@@ -23,6 +24,7 @@ from job.setting_kinds import (
     unwrapped,
 )
 from serving.features import FeatureSpec
+from serving.storage import is_url, url_problem
 
 TUTORIAL = "tutorial"
 """What BOW_TRAIN_DATA says for the sentences that are built in."""
@@ -37,7 +39,8 @@ class Settings(BaseSettings):
 
     train_data: Annotated[DataPath, Field(examples=["data/train.tsv"])]
     """The labelled texts to learn from, or the word `tutorial` for the PyTorch tutorial's four sentences,
-    which are built in. Files may be compressed (.gz, .zst)."""
+    which are built in. Files may be compressed (.gz, .zst). What a URL such as s3://bucket/data names is
+    copied to BOW_CACHE_DIR, or for the run alone to a temporary folder."""
 
     validation_data: DataPath | None = None
     """Labelled texts that are not learned from; the model is scored on them after each epoch."""
@@ -66,10 +69,12 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(default=None, examples=["cache"])
     """A folder that keeps the data sets as they were read, so that the next run with the same, unchanged
     files starts training without reading them. While the job runs, the shuffled rows and the mini-batches
-    are there as well instead of in memory. It may be deleted at any time, and several jobs may share it."""
+    are there as well instead of in memory. Objects that URLs name are kept too, and fetched again only once
+    they changed. It may be deleted at any time, and several jobs may share it."""
 
-    output_dir: Path = Path("artifacts")
-    """The folder that receives the bundle, as <run name>/, and the pointer `latest`."""
+    output_dir: FolderOrUrl = Path("artifacts")
+    """The folder that receives the bundle, as <run name>/, and the pointer `latest`; or its URL, such as
+    s3://bucket/models, where objects take their places."""
 
     run_name: Annotated[
         str | None,
@@ -205,8 +210,8 @@ class Settings(BaseSettings):
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
 
-    checkpoint_dir: Path | None = Field(default=None, examples=["checkpoints"])
-    """The folder that keeps what training has come to, as <run name>.checkpoint, until the run has its
+    checkpoint_dir: FolderOrUrl | None = Field(default=None, examples=["checkpoints"])
+    """The folder or URL that keeps what training has come to, as <run name>.checkpoint, until the run has its
     bundle; the next job of that name goes on from there. Unset, BOW_OUTPUT_DIR, as a hidden file."""
 
     checkpoint_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
@@ -249,10 +254,19 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         problems = []
+        for name in ("train_data", "validation_data", "test_data", "output_dir", "checkpoint_dir"):
+            location = getattr(self, name)
+            if is_url(location) and (problem := url_problem(location)) is not None:
+                problems.append(f"{env_name(name)}: {problem}")
         if self.validation_data is not None and self.validation_split > 0:
             problems.append(
                 f"BOW_VALIDATION_SPLIT: {self.validation_split} asks for a split, and BOW_VALIDATION_DATA "
                 "names validation data; set BOW_VALIDATION_SPLIT=0, or unset BOW_VALIDATION_DATA"
+            )
+        if self.keep_bundles is not None and is_url(self.output_dir):
+            problems.append(
+                "BOW_KEEP_BUNDLES: it is for folders, and BOW_OUTPUT_DIR is a URL; unset it, and give the "
+                "bucket a rule that lets old objects expire"
             )
         if self.patience is not None and self.validation_data is None and not self.validation_split:
             problems.append(

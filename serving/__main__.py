@@ -1,15 +1,18 @@
 """`python -m serving`: verify a bundle, or predict with it."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from serving.bundle import open_bundle
+from serving.bundle import FILES, open_bundle
 from serving.errors import BowspritError, DataError, ExitCode, SettingsError
+from serving.storage import is_url, url_problem
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,7 +32,8 @@ def main(argv: Sequence[str]) -> ExitCode:
     try:
         arguments = _parser().parse_args(argv)
         run: Callable[[argparse.Namespace], ExitCode] = arguments.run
-        return run(arguments)
+        with _at_hand(arguments):
+            return run(arguments)
     except BowspritError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -46,6 +50,20 @@ def main(argv: Sequence[str]) -> ExitCode:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return ExitCode.INTERRUPTED
+
+
+@contextlib.contextmanager
+def _at_hand(arguments: argparse.Namespace) -> Iterator[None]:
+    """Makes `arguments.bundle` a folder on this machine where it is a URL; `name` is what was given."""
+    arguments.name = str(arguments.bundle)
+    if not is_url(arguments.bundle):
+        yield
+        return
+    from serving.published import fetched
+
+    with fetched(arguments.bundle, arguments.files) as folder:
+        arguments.bundle = folder
+        yield
 
 
 def _drop_output() -> None:
@@ -66,10 +84,10 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
     except OSError:
         # Nobody may be reading; the exit code must say it all the same.
         _drop_output()
-        check(verdict.rungs, str(arguments.bundle))
+        check(verdict.rungs, arguments.name)
         raise
-    check(verdict.rungs, str(arguments.bundle))
-    sys.stdout.write(f"{arguments.bundle} holds: all {len(verdict.rungs)} checks\n")
+    check(verdict.rungs, arguments.name)
+    sys.stdout.write(f"{arguments.name} holds: all {len(verdict.rungs)} checks\n")
     sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
     failed = read_failed_gate(arguments.bundle)
     if failed is not None:
@@ -110,8 +128,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="check that a bundle is whole, and that its models give the trained model's log-probabilities",
     )
-    verify.set_defaults(run=_verify)
-    verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="for example artifacts/latest")
+    verify.set_defaults(run=_verify, files=sorted({*asdict(FILES).values()} - {FILES.run}))
+    verify.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
     verify.add_argument("--expect", metavar="ID", help="the bundle must be the one with this ID")
     verify.add_argument(
         "--torch",
@@ -122,8 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict", allow_abbrev=False, help="classify texts: a line in, a JSON line out"
     )
-    predict.set_defaults(run=_predict)
-    predict.add_argument("bundle", type=Path, metavar="BUNDLE", help="for example artifacts/latest")
+    predict.set_defaults(run=_predict, files=[FILES.labels, FILES.text_model])
+    predict.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
     predict.add_argument("--input", type=Path, metavar="FILE", help="read texts here, not from stdin")
     predict.add_argument(
         "--top-k", type=_top_k, default=1, metavar="K", help="write the K most probable labels (default: 1)"
@@ -144,8 +162,21 @@ _EXIT_CODES = (
     ExitCode.DATA,
     ExitCode.PARITY_FAILED,
     ExitCode.BUNDLE_DAMAGED,
+    ExitCode.PLATFORM,
     ExitCode.INTERRUPTED,
 )
+
+
+_BUNDLE_HELP = "for example artifacts/latest or s3://bucket/models/latest"
+
+
+def _bundle(text: str) -> Path | str:
+    if not is_url(text):
+        return Path(text)
+    problem = url_problem(text)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(problem)
+    return text
 
 
 def _top_k(text: str) -> int:

@@ -44,7 +44,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("environ", "code", "says"),
     [
-        ("", 2, ["BOW_TRAIN_DATA: expected a file, a folder or a glob; found nothing", "tutorial"]),
+        (
+            "",
+            2,
+            [
+                "BOW_TRAIN_DATA: expected a file, a folder or a glob, or a URL of one; found nothing",
+                "tutorial",
+            ],
+        ),
         ("BOW_TRAIN_DATA=nowhere.tsv", 3, ["BOW_TRAIN_DATA=nowhere.tsv", "found nothing at that path"]),
         ("BOW_TRAIN_DATA=*.csv", 3, ["*.csv", "no file"]),
         ("BOW_TRAIN_DATA=empty-folder", 3, ["empty-folder", "no "]),

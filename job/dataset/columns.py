@@ -58,7 +58,7 @@ class Parsed:
 
 def find_columns(
     names: Sequence[str],
-    path: Path,
+    path: Path | str,
     *,
     text_column: str | None,
     label_column: str | None,
@@ -88,7 +88,9 @@ def find_columns(
     return Columns(names=tuple(names), text=text, label=label, weight=weight)
 
 
-def _find(names: Sequence[str], path: Path, what: str, wanted: str | None, usual_names: Sequence[str]) -> int:
+def _find(
+    names: Sequence[str], path: Path | str, what: str, wanted: str | None, usual_names: Sequence[str]
+) -> int:
     setting = f"BOW_{what.upper()}_COLUMN"
     if wanted is not None:
         found = [i for i, name in enumerate(names) if name == wanted]

@@ -41,7 +41,7 @@ def read_batches(
         PlatformError: the storage failed.
     """
     path = source.path
-    with sources.storage_errors(path), path.open("rb") as file:
+    with sources.storage_errors(path), source.file.open("rb") as file:
         while chunk := file.read(sources.BLOCK_BYTES):
             fingerprint.update(chunk)
         file.seek(0)

@@ -1,10 +1,11 @@
 """Reads labelled texts: a location's files, parsed in parallel, block by block, in the order of the rows."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +26,9 @@ class DataSpec:
     """What a data set is and how it is read."""
 
     location: str
-    """A path, a glob, or a folder."""
+    """A path, a glob, or a folder; or a URL of these."""
+    copies: Mapping[str, Path] | None = None
+    """The objects that a URL names, each with the file that it was copied to, in the order of reading."""
     format: DataFormat = "auto"
     """`auto` tells the format from each file's extension."""
     text_column: str | None = None
@@ -98,7 +101,7 @@ def read(
             `max_rejected` of the rows are bad or none is good.
         PlatformError: the storage failed.
     """
-    sources = find_sources(spec.location, spec.format, spec.setting)
+    sources = find_sources(spec.location, spec.format, spec.setting, spec.copies)
     fingerprint = Fingerprint()
     rejected = RejectedRows()
     num_rows = 0

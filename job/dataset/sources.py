@@ -5,7 +5,7 @@ import glob
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,10 @@ class Stamp:
 class Source:
     """One file of a data set."""
 
-    path: Path
+    path: Path | str
+    """What messages call it: a path, or the URL that it was copied from."""
+    file: Path
+    """Where its bytes are."""
     format: FileFormat
     compression: str | None
     """Arrow's name of the compression, `gzip` or `zstd`."""
@@ -85,9 +88,9 @@ class Source:
     def stamp(self) -> Stamp:
         """The state in which the file is now; raises DataError and PlatformError where it has none."""
         with storage_errors(self.path):
-            stat = self.path.stat()
+            stat = self.file.stat()
         return Stamp(
-            path=str(self.path.absolute()),
+            path=str(self.file.absolute()),
             size=stat.st_size,
             modified=stat.st_mtime_ns,
             changed=stat.st_ctime_ns,
@@ -99,7 +102,7 @@ class Source:
 class Block:
     """Whole records of a file; only a file's last one may lack its line end."""
 
-    path: Path
+    path: Path | str
     first_line: int
     """The number of the block's first line in the file; a file's first line is 1."""
     data: bytes
@@ -142,17 +145,24 @@ def storage_errors(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def find_sources(location: str, file_format: DataFormat, setting: str) -> list[Source]:
+def find_sources(
+    location: str, file_format: DataFormat, setting: str, copies: Mapping[str, Path] | None = None
+) -> list[Source]:
     """Return the files that `location` names, in the order in which they are read.
 
     A location is one path, a glob (`**` enters folders), or a folder, whose files are taken with those of its
     subfolders; names that start with `.` or `_` are skipped there. Files are sorted by path, part by part.
+    Of a URL, `copies` says which objects it names, and where each was copied to.
 
     Raises:
         DataError: nothing is there or may be read, or the files' formats are unknown or differ.
         PlatformError: the storage failed.
     """
-    sources = [_identify(path, file_format, setting) for path in _list_files(location, setting)]
+    if copies is None:
+        files = [(path, path) for path in _list_files(location, setting)]
+        sources = [_identify(path, file, file_format, setting) for path, file in files]
+    else:
+        sources = [_identify(url, file, file_format, setting) for url, file in copies.items()]
     for source in sources:
         if source.format != sources[0].format:
             raise DataError(
@@ -202,9 +212,10 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
             yield entry
 
 
-def _identify(path: Path, file_format: DataFormat, setting: str) -> Source:
-    compression = _COMPRESSIONS.get(path.suffix.lower())
-    extension = (Path(path.stem) if compression else path).suffix.lower()
+def _identify(path: Path | str, file: Path, file_format: DataFormat, setting: str) -> Source:
+    name = Path(path)
+    compression = _COMPRESSIONS.get(name.suffix.lower())
+    extension = (Path(name.stem) if compression else name).suffix.lower()
     if file_format != "auto":
         found = file_format
     elif extension in _FORMATS:
@@ -215,9 +226,9 @@ def _identify(path: Path, file_format: DataFormat, setting: str) -> Source:
             f"optionally followed by .gz or .zst; rename the file, set BOW_DATA_FORMAT, or leave it out of "
             f"{setting} with a glob (in a folder, names that start with _ are skipped)"
         )
-    source = Source(path=path, format=found, compression=compression)
+    source = Source(path=path, file=file, format=found, compression=compression)
     if found == "parquet" and compression:
-        raise DataError(f"{path}: Parquet is compressed inside; expected a name without {path.suffix}")
+        raise DataError(f"{path}: Parquet is compressed inside; expected a name without {name.suffix}")
     if file_format == "auto" and extension == ".txt" and not _starts_with_label(source):
         raise DataError(
             f"{path}: a .txt file is read as fastText when its first line starts with __label__, and this "
@@ -234,7 +245,7 @@ def _starts_with_label(source: Source) -> bool:
 @contextmanager
 def _open(source: Source) -> Iterator[IO[bytes]]:
     # Python opens the file, since Arrow cannot open a name that is not UTF-8.
-    with source.path.open("rb") as file:
+    with source.file.open("rb") as file:
         if source.compression is None:
             yield file
         else:
@@ -256,7 +267,7 @@ def read_blocks(source: Source, fingerprint: Fingerprint) -> Iterator[Block]:
     rest = b""
     is_start = True
     with storage_errors(path), _open(source) as stream:
-        block_bytes = _block_bytes(path.stat().st_size)
+        block_bytes = _block_bytes(source.file.stat().st_size)
         while chunk := stream.read(max(block_bytes, 4) if is_start else block_bytes):
             fingerprint.update(chunk)
             if is_start:
@@ -286,7 +297,7 @@ def _block_bytes(file_bytes: int) -> int:
     return min(BLOCK_BYTES, max(MIN_BLOCK_BYTES, -(-file_bytes // num_blocks)))
 
 
-def _check_start(chunk: bytes, path: Path) -> bytes:
+def _check_start(chunk: bytes, path: Path | str) -> bytes:
     for magic, what in _NOT_TEXT.items():
         if chunk.startswith(magic):
             raise DataError(f"{path}: expected text in UTF-8, but the file is {what}")

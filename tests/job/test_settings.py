@@ -74,7 +74,7 @@ def test_the_process_environment_is_not_read(monkeypatch: pytest.MonkeyPatch, tm
 def test_missing_data_is_asked_for_with_an_example() -> None:
     """If it failed, a newcomer would not learn what to type."""
     assert problems_of() == [
-        "BOW_TRAIN_DATA: expected a file, a folder or a glob; found nothing; "
+        "BOW_TRAIN_DATA: expected a file, a folder or a glob, or a URL of one; found nothing; "
         "set for example BOW_TRAIN_DATA=data/train.tsv, or BOW_TRAIN_DATA=tutorial to try the job out"
     ]
 

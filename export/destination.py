@@ -1,0 +1,98 @@
+"""Where a run publishes: a folder, or object storage by way of a temporary folder on this machine."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from export import remote
+from export.publish import LATEST
+from serving.bundle import FILES
+from serving.errors import PlatformError
+from serving.published import Pointer, current, read_latest
+from serving.storage import Store, is_url, naming
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A folder in which a run makes and publishes its bundle, and the storage that gets it from there."""
+
+    folder: Path
+    store: Store | None
+    """None where the folder is the destination itself."""
+
+    def shown(self, path: Path) -> Path | str:
+        """What to call a path in the folder: where it is for good."""
+        if self.store is None:
+            return path
+        return self.store.url_of(path.relative_to(self.folder).as_posix())
+
+    def pull(self, run: str) -> None:
+        """Takes the manifest of the bundle that has this name over into the folder, if there is one."""
+        if self.store is not None and (commit := current(self.store, run)) is not None:
+            self._get(commit.pointer, self.folder / run, [FILES.manifest, FILES.failed_gate])
+
+    def pull_latest(self) -> None:
+        """Takes the bundle that `latest` names over into the folder, for comparison, if there is one.
+
+        Raises ArtifactError where `latest` names none.
+        """
+        if self.store is not None and (pointer := read_latest(self.store)) is not None:
+            self._get(pointer, self.folder / pointer.run, [FILES.manifest, FILES.run, *FILES.hashed])
+            (self.folder / LATEST).symlink_to(pointer.run)
+
+    def settle(self, run: str) -> None:
+        """Takes the last steps of publishing for a bundle that is published already."""
+        if self.store is not None:
+            remote.settle(self.store, run)
+
+    def push(self, run: str, *, overwrite: bool, move_latest: bool) -> None:
+        """Publishes the bundle of the folder that has this name."""
+        if self.store is not None:
+            remote.push(self.store, self.folder / run, run, overwrite=overwrite, move_latest=move_latest)
+            if not (self.folder / _rejected(run)).exists():
+                self.store.delete([_rejected(run)])
+
+    def _get(self, pointer: Pointer, folder: Path, names: Sequence[str]) -> None:
+        assert self.store is not None
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self.store.get(f"{pointer.bundle}/{name}", folder / name)
+
+    def push_lists(self) -> None:
+        """Copies the files beside the bundles, such as the lists of rejected rows."""
+        if self.store is not None:
+            for path in self.folder.iterdir():
+                if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
+                    self.store.put(path, path.name)
+
+
+@contextlib.contextmanager
+def destination(location: Path | str) -> Iterator[Destination]:
+    """Where a run publishes; what it says of a temporary folder names the URL instead.
+
+    Raises SettingsError and PlatformError where the URL cannot be written to.
+    """
+    if not isinstance(location, str) or not is_url(location):
+        yield Destination(folder=Path(location), store=None)
+        return
+    store = Store(location)
+    remote.check_writable(store)
+    with tempfile.TemporaryDirectory(prefix="bowsprit-") as temporary:
+        place = Destination(folder=Path(temporary), store=store)
+        with naming(place.folder, store.url):
+            try:
+                yield place
+            except Exception as error:
+                try:
+                    place.push_lists()
+                except PlatformError as another:
+                    error.add_note(f"What the run listed could not be copied: {another}")
+                raise
+            place.push_lists()
+
+
+def _rejected(run: str) -> str:
+    return f"{run}.rejected.jsonl"
