@@ -173,7 +173,10 @@ def _reference_mistakes(pod: Resource, names: dict[tuple[str, str], Resource]) -
             if mount["name"] not in volumes:
                 yield f"volume {mount['name']}"
         for source in container.get("envFrom", []):
-            if ("ConfigMap", source["configMapRef"]["name"]) not in names:
+            if "secretRef" in source:  # made by whoever has the credentials, or not at all
+                if source["secretRef"].get("optional") is not True:
+                    yield f"Secret {source['secretRef']['name']}: a cluster may give the rights otherwise"
+            elif ("ConfigMap", source["configMapRef"]["name"]) not in names:
                 yield f"ConfigMap {source['configMapRef']['name']}"
 
 
@@ -196,6 +199,8 @@ def environment(
     """The variables of a container in a pod that has some labels; KeyError where it has not."""
     environ: dict[str, str] = {}
     for source in container.get("envFrom", []):
+        if "secretRef" in source:
+            continue
         config_map = names.get(("ConfigMap", source["configMapRef"]["name"]), {})
         environ |= config_map.get("data", {})
     for variable in container.get("env", []):

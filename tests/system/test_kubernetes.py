@@ -165,8 +165,8 @@ CONTAINER = (*POD, "containers", 0)
         (put(*CONTAINER, "resources", "limits", "nvidia.com/gpu", value="2"), "nvidia.com/gpu"),
         (put(*CONTAINER, "envFrom", 0, "configMapRef", "name", value="bowsprit"), "ConfigMap"),
         (put(*CONTAINER, "env", 0, "name", value="BOW_RUN_NAMES"), "did you mean BOW_RUN_NAME?"),
-        (put(*CONTAINER, "env", 3, "value", value="yes please"), "BOW_REQUIRE_GPU: expected"),
-        (put(*CONTAINER, "env", 3, value=None), "BOW_REQUIRE_GPU"),
+        (put(*CONTAINER, "env", 2, "value", value="yes please"), "BOW_REQUIRE_GPU: expected"),
+        (put(*CONTAINER, "env", 2, value=None), "BOW_REQUIRE_GPU"),
         (
             put(*CONTAINER, "env", 0, "valueFrom", "fieldRef", "fieldPath", value="metadata.labels['job']"),
             "job",
@@ -212,7 +212,7 @@ def test_the_cronjob_starts_what_the_job_is(tools: Tools, rendered: dict[str, st
     (cron,) = [each for each in nightly(tools, rendered) if each["kind"] == "CronJob"]
     spec = copy.deepcopy(cron["spec"]["jobTemplate"]["spec"])
     variables = spec["template"]["spec"]["containers"][0]["env"]
-    of_nights = ("BOW_RUN_NAME", "BOW_MAX_DROP", "BOW_KEEP_BUNDLES")
+    of_nights = ("BOW_RUN_NAME", "BOW_MAX_DROP")
     variables[:] = [variable for variable in variables if variable["name"] not in of_nights]
     assert spec == job["spec"]
 
