@@ -31,16 +31,20 @@ class Destination:
     def pull(self, run: str) -> None:
         """Takes the manifest of the bundle that has this name over into the folder, if there is one."""
         if self.store is not None and (commit := current(self.store, run)) is not None:
-            self._get(commit.pointer, self.folder / run, [FILES.manifest, FILES.failed_gate])
+            self._get(commit.pointer, self.folder / run, [FILES.manifest])
 
-    def pull_latest(self) -> None:
+    def pull_latest(self, *, whole: bool) -> None:
         """Takes the bundle that `latest` names over into the folder, for comparison, if there is one.
+
+        whole: with all files, rather than its manifest alone.
 
         Raises ArtifactError where `latest` names none.
         """
         if self.store is not None and (pointer := read_latest(self.store)) is not None:
-            self._get(pointer, self.folder / pointer.run, [FILES.manifest, FILES.run, *FILES.hashed])
-            (self.folder / LATEST).symlink_to(pointer.run)
+            # Apart from this run's own bundle, which may be another version of the same name.
+            folder = self.folder / ".latest" / pointer.run
+            self._get(pointer, folder, [FILES.manifest, *(FILES.hashed if whole else [])])
+            (self.folder / LATEST).symlink_to(folder)
 
     def settle(self, run: str) -> None:
         """Takes the last steps of publishing for a bundle that is published already."""
@@ -56,7 +60,7 @@ class Destination:
 
     def _get(self, pointer: Pointer, folder: Path, names: Sequence[str]) -> None:
         assert self.store is not None
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 self.store.get(f"{pointer.bundle}/{name}", folder / name)

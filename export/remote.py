@@ -54,7 +54,7 @@ def push(store: Store, folder: Path, run: str, *, overwrite: bool, move_latest: 
     bundle_id = open_bundle(folder).bundle_id
     held = current(store, run)
     if held is not None and not overwrite:
-        return _same(store, held, bundle_id)
+        return _same(store, held, bundle_id, move_latest=move_latest)
     writer = Writer(
         host=socket.gethostname(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -70,7 +70,7 @@ def push(store: Store, folder: Path, run: str, *, overwrite: bool, move_latest: 
         winner = read_commit(store, run, version)
         store.delete_all(prefix)
         if winner is not None:
-            return _same(store, winner, bundle_id)
+            return _same(store, winner, bundle_id, move_latest=move_latest)
         raise PlatformError(
             f"{store.url_of(prefix)}: expected the files of the bundle as they were uploaded, found some "
             "missing or of another size; another job or a rule of the bucket removes objects there: look for "
@@ -105,10 +105,11 @@ def _is_whole(store: Store, folder: Path, prefix: str) -> bool:
     return {each.key: each.size for each in store.under(prefix)} == expected
 
 
-def _same(store: Store, held: Commit, bundle_id: str) -> Commit:
+def _same(store: Store, held: Commit, bundle_id: str, *, move_latest: bool) -> Commit:
     """The other writer's commit where it published the same bundle; raises SettingsError where not."""
     if held.pointer.bundle_id == bundle_id:
-        settle(store, held.pointer.run)
+        if move_latest:
+            settle(store, held.pointer.run)
         return held
     raise SettingsError(
         f"{store.url_of(held.pointer.run)}: there was no such bundle when the job began, and there is one "

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from job import tutorial
 from job.dataset import DataSpec, Rows, read
+from job.fetch import fetched
 from serving.bundle import FILES, Bundle, DataRecord, check_files, open_bundle
 from serving.errors import ArtifactError, DataError
 from serving.session import TextModel
@@ -30,6 +31,8 @@ class TestData:
     """What the manifest says of it."""
     settings: Mapping[str, str | int | float | bool | None]
     """Those that shape the model."""
+    cache_dir: Path | None
+    """Where copies of objects are kept."""
     num_threads: int
 
 
@@ -99,7 +102,10 @@ def _score(bundle: Bundle, test: TestData) -> float:
         return num_right(Rows(texts=pa.array(texts), labels=pa.array(labels))) / len(texts)
     counts: list[int] = []
     # How many rows may be unusable was judged when they were read first.
-    summary = read(test.spec, num_right, counts.append, num_threads=test.num_threads, max_rejected=1.0)
+    with fetched({"test": test.spec}, test.cache_dir) as at_hand:
+        summary = read(
+            at_hand["test"], num_right, counts.append, num_threads=test.num_threads, max_rejected=1.0
+        )
     if summary.fingerprint != test.record.sha256:
         raise DataError(
             f"{test.spec.setting}={test.spec.location}: the files changed while the job ran, and the new "

@@ -114,6 +114,8 @@ def load(path: Path, state: TrainState, identity: Identity) -> bool:
         raise SettingsError(
             f"{path}: the checkpoint there is of another run, with other {', '.join(changed)}; {advice}"
         )
+    if facts.format != FORMAT:
+        raise SettingsError(f"{path}: is of format {facts.format}, and this release reads {FORMAT}; {advice}")
     if facts.best is not None:
         best = facts.best
         weights = (torch.empty_like(state.table), torch.empty_like(state.bias)) if best.epoch else ()
@@ -121,6 +123,7 @@ def load(path: Path, state: TrainState, identity: Identity) -> bool:
     into = _tensors(state)
     shapes = {name: tuple(tensor.shape) for name, tensor in into.items()}
     if facts.crc32 != _crc32(tensors) or shapes != {name: each.shape for name, each in tensors.items()}:
+        state.best = None
         raise SettingsError(f"{path}: is not what was written there; {advice}")
     for name, tensor in into.items():
         tensor.copy_(torch.from_numpy(tensors[name]))

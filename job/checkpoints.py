@@ -10,7 +10,7 @@ from job import checkpoint
 from job.checkpoint import Identity
 from job.stopping import Stop
 from job.train_state import TrainState
-from serving.errors import SettingsError
+from serving.errors import PlatformError, SettingsError
 from serving.storage import Store
 
 BYTES_PER_SECOND = 100_000_000
@@ -39,6 +39,8 @@ class Checkpoints:
     path: Path
     copy: Copy | None
     """Where the file is copied to and, where it is missing here, from; None for nowhere."""
+    stays: bool
+    """Whether the file outlives the job; else what is not copied is lost."""
     identity: Identity
     every: float
     """Seconds between two; 0 for none but those that a signal asks for."""
@@ -94,9 +96,10 @@ class Checkpoints:
         is_copied = self._upload()
         self.last = time.monotonic()
         log.info("checkpoint", step=state.step)
-        self.stop.check(
-            f"what was learned in {state.step:,} steps is in {self._shown if is_copied else self.path}"
-        )
+        if is_copied or self.stays:
+            where = self._shown if is_copied else self.path
+            self.stop.check(f"what was learned in {state.step:,} steps is in {where}")
+        self.stop.check(f"the last steps could not be copied to {self._shown}")
 
     def discard(self) -> None:
         """Removes the checkpoint, once nobody needs it any more."""
@@ -110,19 +113,29 @@ class Checkpoints:
 
     def _fetch(self) -> None:
         """Brings the copy here; what is here already was kept later, and not copied for want of time."""
+        for unfinished in self.path.parent.glob(f".{self.path.name}-*"):
+            unfinished.unlink(missing_ok=True)  # of a job that was killed: this one holds the run's name
         if self.copy is not None and not self.path.exists():
             found = self.copy.store.find(self.copy.key)
             if found is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.copy.store.get(self.copy.key, self.path, size=found.size)
+                unfinished = self.path.with_name(f".{self.path.name}-fetched")
+                self.copy.store.get(self.copy.key, unfinished, size=found.size)
+                unfinished.replace(self.path)
 
     def _upload(self) -> bool:
         """Copies the file; returns whether it did: not where a signal came and the time left is too short."""
         if self.copy is None:
             return False
         seconds = self.path.stat().st_size / BYTES_PER_SECOND
-        if self.stop.signal_name is not None and seconds > self.grace:
+        if self.stop.signal_name is not None and self.stays and seconds > self.grace:
             log.warning("checkpoint_not_copied", seconds_needed=round(seconds, 1), kept_in=str(self.path))
             return False
-        self.copy.store.put(self.path, self.copy.key)
+        try:
+            self.copy.store.put(self.path, self.copy.key)
+        except PlatformError as error:
+            if self.stop.signal_name is None:
+                raise
+            log.warning("checkpoint_not_copied", reason=str(error))  # the job ends for the signal
+            return False
         return True

@@ -75,6 +75,7 @@ def checkpoints_of(
     return Checkpoints(
         path=path,
         copy=remote,
+        stays=path != beside or store is None,
         identity=Identity(settings=shaping(settings), data=inputs.records),
         every=settings.checkpoint_every,
         grace=settings.grace_seconds,

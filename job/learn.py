@@ -33,6 +33,8 @@ class Learned:
     """By use: `validation`, `test`."""
     num_tokens: int
     """Known words of the training rows."""
+    share: float
+    """Of the steps, those that this process took: 1 where it did not go on from a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ def learn(
             batches = stack.enter_context(kept(prepared, means.device, means.scratch))
         with clock.stage("train"), checkpoints.stop.deferred():
             checkpoints.resume(state)
+            first_step = state.step
             num_steps = plan.epochs * len(batches) - state.step
             with show_progress(num_steps, plan.epochs, for_people=means.for_people) as progress:
                 trained = train(
@@ -99,6 +102,7 @@ def learn(
             best_epoch=trained.best_epoch,
             scored=scored,
             num_tokens=batches.num_tokens,
+            share=1 - first_step / state.step,
         )
 
 

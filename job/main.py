@@ -1,6 +1,5 @@
 """What `python -m job` does, and every way in which it can end."""
 
-import contextlib
 import os
 import signal
 import sys
@@ -46,12 +45,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stop: Stop) -> ExitCod
     except Exception as error:  # noqa: BLE001 - the last resort, which gives the traceback and code 1
         structlog.get_logger().exception("bug", advice="this is our mistake: please report the traceback")
         ending = Ending(exit_code=ExitCode.BUG, error=type(error).__name__, message=str(error))
-    # A signal that comes now does not change how the run ended.
-    with contextlib.suppress(Interrupted):
-        result = result_of(facts, ending, time.perf_counter() - start)
-        _tell(ending, result if command is Command.TRAIN else None, for_people=for_people)
-        if command is Command.TRAIN:
-            _report(result, report_targets(environ))
+    stop.ignore()  # a signal that comes now does not change how the run ended
+    result = result_of(facts, ending, time.perf_counter() - start)
+    _tell(ending, result if command is Command.TRAIN else None, for_people=for_people)
+    if command is Command.TRAIN:
+        _report(result, report_targets(environ))
     return ending.exit_code
 
 

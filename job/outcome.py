@@ -73,8 +73,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self, max_bytes: int) -> bytes:
         """One line of JSON, with its end no longer than that: the message is cut to fit."""
-        line = msgspec.json.encode(self) + b"\n"
-        cut = self
+        # A path may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+        message = self.message and self.message.encode(errors="replace").decode()
+        cut = msgspec.structs.replace(self, message=message)
+        line = msgspec.json.encode(cut) + b"\n"
         while len(line) > max_bytes and cut.message:
             # A character takes at most six bytes and at least one: by sixths, this neither cuts too much nor
             # takes long.

@@ -65,6 +65,7 @@ def test_data(settings: Settings, inputs: Inputs, num_threads: int) -> TestData 
         spec=data_specs(settings).get("test"),
         record=inputs.records["test"],
         settings=shaping(settings),
+        cache_dir=settings.cache_dir,
         num_threads=num_threads,
     )
 

@@ -77,23 +77,31 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
     output.named(run_name)
-    if settings.max_drop is not None:
-        place.pull_latest()
+    if settings.max_drop is not None or settings.min_accuracy is not None:
+        place.pull_latest(whole=settings.max_drop is not None)
     gate = quality_gate(settings, inputs, place.folder / LATEST, num_threads)
     gate.check_latest()
     with only_job(place.folder, run_name):
         place.pull(run_name)
         bundle = place.folder / run_name
+        means = Means(
+            device=device,
+            num_threads=num_threads,
+            scratch=settings.cache_dir,
+            for_people=output.for_people,
+            checkpoints=checkpoints_of(
+                settings, inputs, run_name, stop, folder=place.folder, store=place.store
+            ),
+        )
         if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
             judgement = _publish_again(bundle, gate, settings, place, output)
+            means.checkpoints.discard()  # a job may have been ended between the two
         else:
             for use, names in unseen_labels(inputs).items():
                 output.unseen_labels(use, names)
             rejected = place.folder / f"{run_name}.rejected.jsonl"
             list_rejected(inputs, rejected, place.shown(rejected), output)
-            bundle, judgement = _make(
-                settings, asked, inputs, run_name, device, num_threads, clock, stop, gate, place, output
-            )
+            bundle, judgement = _make(settings, asked, inputs, run_name, means, clock, gate, place, output)
     if judgement.failed is not None:
         raise quality_error(judgement.failed, bundle, gate.latest)
     return bundle
@@ -104,10 +112,8 @@ def _make(
     asked: Shaping,
     inputs: Inputs,
     run_name: str,
-    device: Device,
-    num_threads: int,
+    means: Means,
     clock: StageClock,
-    stop: Stop,
     gate: QualityGate,
     place: Destination,
     output: Output,
@@ -118,17 +124,9 @@ def _make(
     output.prepared(prepared, inputs.label_names)
     check_size(prepared.token_bytes, inputs.label_names, table_bytes=prepared.table_bytes)
 
-    with device_errors(device):
+    with device_errors(means.device):
         model = initial_model(settings, inputs, prepared)
     before = tutorial.snapshot(model) if inputs.is_tutorial else None
-    checkpoints = checkpoints_of(settings, inputs, run_name, stop, folder=place.folder, store=place.store)
-    means = Means(
-        device=device,
-        num_threads=num_threads,
-        scratch=settings.cache_dir,
-        for_people=output.for_people,
-        checkpoints=checkpoints,
-    )
     learned = learn(
         model, prepared.corpora, inputs.label_names, *how_to_learn(settings), means=means, clock=clock
     )
@@ -147,16 +145,16 @@ def _make(
             (folder / FILES.metrics).write_bytes(metrics.to_json(learned.scored))
         give_back_freed_memory()
         with clock.stage("verify"):
-            rungs = _climb(folder, model, parameters, provenance, inputs, tolerance, device, output)
+            rungs = _climb(folder, model, parameters, provenance, inputs, tolerance, means.device, output)
         output.parity(rungs)
         check(rungs, run_name)
-        record = _record(asked, clock, device, num_threads, prepared, learned)
+        record = _record(asked, clock, means, prepared, learned)
         output.trained(record.tokens_per_second)
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)
         bundle, judgement = _publish(folder, run_name, gate, settings, place, output)
-    checkpoints.discard()
+    means.checkpoints.discard()
     return bundle, judgement
 
 
@@ -232,9 +230,12 @@ def _publish(
         passed = judgement.failed is None
         if judgement.failed is not None:
             (folder / FILES.failed_gate).write_bytes(judgement.failed.to_json())
-        bundle = publish(folder, place.folder, run_name, overwrite=settings.overwrite, move_latest=passed)
+        # In object storage a name's bundles are those that passed: no retry moves `latest` to another.
+        name = run_name if passed or place.store is None else f"{run_name}.failed"
+        overwrite = settings.overwrite or name != run_name
+        bundle = publish(folder, place.folder, name, overwrite=overwrite, move_latest=passed)
         _retain(bundle, settings, output)
-    place.push(bundle.name, overwrite=settings.overwrite, move_latest=passed)
+    place.push(bundle.name, overwrite=overwrite, move_latest=passed)
     output.judged(judgement)
     (output.published if passed else output.kept_back)(open_bundle(bundle), place.shown(bundle))
     return bundle, judgement
@@ -249,7 +250,9 @@ def _publish_again(
     """
     with alone(place.folder):
         # One that passed keeps its place: `latest` may have moved on to a better one since.
-        with_latest = read_failed_gate(bundle) is not None or is_newer_than_latest(bundle)
+        with_latest = place.store is None and (
+            read_failed_gate(bundle) is not None or is_newer_than_latest(bundle)
+        )
         judgement = gate.judge(open_bundle(bundle).manifest.metrics.get("test"), with_latest=with_latest)
         passed = judgement.failed is None
         if passed:
@@ -270,11 +273,11 @@ def _retain(bundle: Path, settings: Settings, output: Output) -> None:
 def _record(
     asked: Shaping,
     clock: StageClock,
-    device: Device,
-    num_threads: int,
+    means: Means,
     prepared: Prepared,
     learned: Learned,
 ) -> RunRecord:
+    device, tokens = means.device, learned.share * learned.num_tokens * len(learned.epochs)
     return RunRecord(
         started=clock.started,
         seconds=clock.seconds,
@@ -283,11 +286,11 @@ def _record(
         device_name=device.description,
         device_requested=device.requested,
         device_reason=device.reason,
-        num_threads=num_threads,
+        num_threads=means.num_threads,
         settings=dict(asked),
         num_rows=prepared.corpora["train"].num_rows,
         num_tokens=learned.num_tokens,
-        tokens_per_second=learned.num_tokens * len(learned.epochs) / clock.stages["train"].seconds,
+        tokens_per_second=tokens / clock.stages["train"].seconds,
         epochs=[
             EpochRecord(loss=epoch.loss, validation_accuracy=epoch.validation_accuracy)
             for epoch in learned.epochs

@@ -25,11 +25,18 @@ class Stop:
         self.signal_name: str | None = None
         """The signal that came, such as `SIGTERM`; None as long as none did."""
         self._is_deferred = False
+        self._taken: set[signal.Signals] = set()
 
     def on(self, *numbers: signal.Signals) -> None:
         """Takes over some signals."""
         for number in numbers:
             signal.signal(number, self._handle)
+            self._taken.add(number)
+
+    def ignore(self) -> None:
+        """Lets the signals do nothing any more, once how the job ends is settled."""
+        for number in self._taken:
+            signal.signal(number, signal.SIG_IGN)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

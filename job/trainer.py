@@ -166,6 +166,8 @@ def train(
             assert accuracy is not None
             if state.best.ends(epoch + 1, accuracy, (state.table, state.bias)):
                 break
+    if checkpoints is not None and checkpoints.is_due():
+        checkpoints.save(state)
     if state.best is not None:
         state.best.restore((state.table, state.bias))
     return Trained(epochs=state.epochs, best_epoch=None if state.best is None else state.best.epoch)

@@ -13,6 +13,7 @@ from job.environment import load_settings
 from job.output import Output
 from job.run import run
 from job.stopping import Interrupted, Stop
+from job.trainer import evaluate
 from serving.bundle import FILES
 from serving.errors import PlatformError, SettingsError
 from tests.job.test_run import TEXTS, write_tsv
@@ -104,12 +105,37 @@ def test_checkpoints_are_kept_as_often_as_was_asked_for(
 
     monkeypatch.setattr(checkpoint, "save", noted)
     train(CHECKPOINT_EVERY=1e-9, CHECKPOINT_DIR=tmp_path / "kept" / "here")
-    assert steps == list(range(1, EPOCHS * BATCHES + 1))
+    # Once more with the last epoch done, so that a signal after it costs nothing.
+    assert steps == [*range(1, EPOCHS * BATCHES + 1), EPOCHS * BATCHES]
     assert list((tmp_path / "kept" / "here").iterdir()) == []
     steps.clear()
     train("never", CHECKPOINT_EVERY=0)
     train("seldom", CHECKPOINT_EVERY=3600)
     assert steps == []
+
+
+def test_a_signal_after_the_last_step_keeps_what_was_learned(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a signal while the last epoch is scored would cost the whole of training."""
+    stop = Stop()
+    scored: list[int] = []
+
+    def signalled(*arguments: object) -> object:
+        scored.append(1)
+        if len(scored) == EPOCHS:
+            stop.signal_name = "SIGTERM"
+        return evaluate(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("job.trainer.evaluate", signalled)
+    settings = {"VALIDATION_SPLIT": 0.2, "EPOCHS": EPOCHS}
+    with pytest.raises(Interrupted, match="what was learned in"):
+        train(stop=stop, **settings)
+    with structlog.testing.capture_logs() as logs:
+        bundle = train(**settings)
+    assert [each["epochs_done"] for each in logs if each["event"] == "resumed"] == [EPOCHS]
+    monkeypatch.undo()
+    assert bytes_of(bundle) == bytes_of(train("undisturbed", **settings))
 
 
 @pytest.fixture

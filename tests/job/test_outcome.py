@@ -85,6 +85,12 @@ def test_a_termination_message_is_whole_json_of_at_most_4096_bytes(character: st
         assert len(line) > MAX_BYTES - 64  # no more is cut than must be
 
 
+def test_a_path_that_is_no_utf_8_stands_in_the_message() -> None:
+    """If it failed, such a path would end the job in a traceback, and with the exit code of a bug."""
+    message = os.fsdecode(b"nope/\xff.tsv: no such file")
+    assert json.loads(result(failed(message)).to_json(MAX_BYTES))["message"] == "nope/?.tsv: no such file"
+
+
 def test_a_number_that_json_lacks_is_null() -> None:
     """If it failed, the very message of a broken night could not be parsed."""
     assert json.loads(result(accuracy=float("nan")).to_json(MAX_BYTES))["accuracy"] is None

@@ -126,6 +126,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_from(folder: Path, name: str, **settings: str) -> TestData:
     content = (folder / name).read_bytes()
     return TestData(
+        cache_dir=None,
         spec=DataSpec(location=str(folder / name), setting="BOW_TEST_DATA", **settings),  # type: ignore[arg-type]
         record=DataRecord(sha256=sha256(content).hexdigest(), rows=content.count(b"\n") - 1, rejected=0),
         settings={"data_format": "auto", "text_column": None, "label_column": None, **settings},

@@ -90,7 +90,30 @@ def test_the_gate_compares_with_what_latest_names_there(train: Train, tmp_path: 
         with pytest.raises(QualityError, match=r"first, which is in service, has 1\.0000"):
             train(url, RUN_NAME="second", **settings)
         assert id_at(f"{url}/latest") == good
-    assert id_at(f"{url}/second") not in (good, None)
+    assert id_at(f"{url}/second") is None
+    assert id_at(f"{url}/second.failed") not in (good, None)
+
+
+def test_test_data_in_object_storage_is_scored_by_the_model_in_service(train: Train, tmp_path: Path) -> None:
+    """If it failed, the second night of new test data would end in an error, and every night after it."""
+    url, data = memory_url(), Store(memory_url())
+    for night, rows in (("first", ROWS[::3]), ("second", ROWS[::4])):
+        data.put(write_tsv(tmp_path / "test.tsv", rows), "test.tsv")
+        with structlog.testing.capture_logs() as logs:
+            train(url, RUN_NAME=night, TEST_DATA=data.url_of("test.tsv"), MAX_DROP=0.05)
+    (judged,) = [each for each in logs if each["event"] == "quality_gate"]
+    assert judged["scored_anew"]
+    assert judged["passed"]
+    assert id_at(f"{url}/latest") == id_at(f"{url}/second")
+
+
+def test_of_two_runs_that_fail_at_once_none_moves_latest(train: Train, tmp_path: Path) -> None:
+    """If it failed, a lost node and its replacement would put a failed model into service together."""
+    url = memory_url()
+    for _ in range(2):
+        with pytest.raises(QualityError, match="BOW_MIN_ACCURACY"):
+            train(url, TEST_DATA=write_tsv(tmp_path / "test.tsv", [("a", "account")]), MIN_ACCURACY=1)
+    assert id_at(f"{url}/latest") is None
 
 
 def test_retention_in_object_storage_is_refused(train: Train) -> None:
