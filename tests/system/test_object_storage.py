@@ -13,7 +13,8 @@ import pytest
 from s3fs import S3FileSystem
 
 from export.remote import push, settle
-from job.__main__ import main as train
+from job.main import main
+from job.stopping import Stop
 from serving import storage_errors
 from serving.__main__ import main as serve
 from serving.bundle import open_bundle
@@ -83,11 +84,17 @@ def settings(**more: object) -> dict[str, str]:
     return {f"BOW_{name}": value for name, value in environ.items()} | {"BOW_LOG_FORMAT": "json"}
 
 
+def train(arguments: list[str], environ: dict[str, str]) -> ExitCode:
+    return main(arguments, environ, Stop())
+
+
 def reason(capfd: pytest.CaptureFixture[str]) -> str:
     """Why the job failed; what it wrote holds no secret."""
     written = capfd.readouterr()
     assert SECRET not in written.out + written.err
-    return str(json.loads(written.err.splitlines()[-1])["reason"])
+    events = [json.loads(line) for line in written.err.splitlines()]
+    (failed,) = [event for event in events if event["event"] == "failed"]
+    return str(failed["reason"])
 
 
 def test_data_comes_from_a_bucket_and_a_bundle_goes_to_it(tmp_path: Path) -> None:
@@ -105,7 +112,8 @@ def test_data_comes_from_a_bucket_and_a_bundle_goes_to_it(tmp_path: Path) -> Non
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert {event["event"] for event in events} >= {"fetched", "data", "published"}
     assert {event["level"] for event in events} == {"info"}
-    assert events[-1]["bundle"] == f"{BUCKET}/out/run"
+    (published,) = [event for event in events if event["event"] == "published"]
+    assert published["bundle"] == f"{BUCKET}/out/run"
     assert SECRET not in done.stderr
     for name in ("latest", "run"):
         verified = subprocess.run(
@@ -116,7 +124,7 @@ def test_data_comes_from_a_bucket_and_a_bundle_goes_to_it(tmp_path: Path) -> Non
                 "verify",
                 f"{BUCKET}/out/{name}",
                 "--expect",
-                events[-1]["bundle_id"],
+                published["bundle_id"],
             ],
             cwd=REPOSITORY,
             capture_output=True,

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.system
 SCRIPT = REPOSITORY / "deploy" / "slurm" / "bowsprit.sbatch"
 SHORT = "# Four sentences.\nBOW_TRAIN_DATA=tutorial\nBOW_DEVICE=cpu\nBOW_EPOCHS=7\n"
 ENDLESS = SHORT.replace("BOW_EPOCHS=7", "BOW_EPOCHS=100000000")
+LONG = SHORT.replace("BOW_EPOCHS=7", "BOW_EPOCHS=60000\nBOW_BATCH_SIZE=1")
 TRAINING = '"event": "model"'
 """What the job says just before it trains."""
 ENVIRON = {"RECIPE": "my.env", "BOWSPRIT_VENV": sys.prefix, "PYTHONPATH": str(REPOSITORY)}
@@ -57,7 +58,7 @@ def test_a_submitted_run_ends_in_a_bundle_of_the_jobs_name(slurm: Slurm, tmp_pat
     assert json.loads((bundle / "manifest.json").read_text())["settings"]["epochs"] == 3
 
 
-def test_a_run_whose_time_is_over_is_requeued_and_finishes(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_run_whose_time_is_over_is_requeued(slurm: Slurm, tmp_path: Path) -> None:
     """If it failed, a run that needs more time than Slurm gives it would be killed, and not come back."""
     (tmp_path / "my.env").write_text(ENDLESS)
     # Less than the two minutes of which the script wants to be told: Slurm tells it at its next look.
@@ -68,17 +69,29 @@ def test_a_run_whose_time_is_over_is_requeued_and_finishes(slurm: Slurm, tmp_pat
     assert '"event": "interrupted"' in log(tmp_path)
     assert "bowsprit.sbatch: interrupted; requeued" in log(tmp_path)
     assert not (tmp_path / "artifacts" / f"slurm-{number}").exists()
+    slurm("scancel", number)
 
-    # It reads its recipe again, which makes the rest of this test short.
-    (tmp_path / "my.env").write_text(SHORT)
+
+def test_a_run_that_is_requeued_goes_on_and_ends_as_an_undisturbed_one(slurm: Slurm, tmp_path: Path) -> None:
+    """If it failed, every preemption would cost the work of hours, or change the model."""
+    (tmp_path / "my.env").write_text(LONG)
+    number = slurm.submit(SCRIPT, tmp_path, **ENVIRON)
+    until(lambda: '"event": "checkpoints"' in log(tmp_path), lambda: log(tmp_path))
+    time.sleep(1)
+    slurm("scancel", "--batch", "--signal=USR1", number)
+    assert slurm.wait(number, "PENDING", "FAILED", "COMPLETED")["Restarts"] == "1", log(tmp_path)
     # Slurm would start it in two minutes; in the second in which it was requeued, its node refuses it.
     slurm("scontrol", "update", f"jobid={number}", "StartTime=now+2", "TimeLimit=10")
     record = slurm.wait(number, "COMPLETED", "FAILED")
     assert (record["JobState"], record["ExitCode"], record["Restarts"]) == ("COMPLETED", "0:0", "1"), log(
         tmp_path
     )
-    assert open_bundle(tmp_path / "artifacts" / f"slurm-{number}").bundle_id
     assert log(tmp_path).count(TRAINING) == 2  # the log of the first attempt is kept
+    assert log(tmp_path).count('"event": "resumed"') == 1
+    another = slurm.submit(SCRIPT, tmp_path, **ENVIRON)
+    assert slurm.wait(another, "COMPLETED", "FAILED")["Restarts"] == "0"
+    ended, undisturbed = (open_bundle(tmp_path / "artifacts" / f"slurm-{each}") for each in (number, another))
+    assert ended.bundle_id == undisturbed.bundle_id
 
 
 def test_a_run_that_was_restarted_often_enough_keeps_its_code(slurm: Slurm, tmp_path: Path) -> None:
