@@ -152,7 +152,7 @@ def test_data_comes_from_a_bucket_and_a_bundle_goes_to_it(tmp_path: Path) -> Non
         check=False,
     )
     assert again.returncode == 0
-    assert json.loads(again.stderr.splitlines()[-1])["event"] == "already_published"
+    assert json.loads(again.stderr.splitlines()[-1])["outcome"] == "already_published"
 
 
 def test_predict_fetches_what_it_needs_and_no_more(
