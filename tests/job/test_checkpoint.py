@@ -1,6 +1,7 @@
 """Runs that are ended in the middle and go on: the same bytes, of the same run, or a clear refusal."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,28 @@ def test_a_damaged_checkpoint_is_refused(train: Train, ended: Path, damage: str)
     ended.write_bytes(content)
     with pytest.raises(SettingsError, match=r"\.night\.checkpoint: is not .*remove it to begin anew"):
         train()
+
+
+def test_nothing_of_a_damaged_checkpoint_that_is_removed_stays(train: Train, tmp_path: Path) -> None:
+    """If it failed, the best epoch of numbers that nobody learned would be taken for this run's."""
+    with pytest.raises(Interrupted):
+        train(stop=StopAfter(8), **KINDS["patience"])
+    kept = tmp_path / "out" / ".night.checkpoint"
+    content = bytearray(kept.read_bytes())
+    content[-100] ^= 1
+    kept.write_bytes(content)
+    with structlog.testing.capture_logs() as logs:
+        bundle = train(**KINDS["patience"], OVERWRITE="true")
+    assert "checkpoint_removed" in [each["event"] for each in logs]
+    assert bytes_of(bundle) == bytes_of(train("undisturbed", **KINDS["patience"]))
+
+
+def test_the_speed_of_a_run_that_went_on_is_that_of_its_own_steps(train: Train, ended: Path) -> None:
+    """If it failed, a run that was ended near its end would seem a hundred times as fast."""
+    record = json.loads((train() / FILES.run).read_text())
+    tokens = record["tokens_per_second"] * record["stages"]["train"]["seconds"]
+    left = 1 - 8 / (EPOCHS * BATCHES)
+    assert tokens == pytest.approx(left * record["num_tokens"] * EPOCHS, rel=1e-3)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(

@@ -76,6 +76,29 @@ def test_a_copy_that_the_time_left_is_too_short_for_is_not_begun(train: Train, t
     assert "resumed" in [each["event"] for each in logs]
 
 
+def test_a_checkpoint_that_was_half_fetched_is_fetched_again(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a machine that dies while it fetches would leave a run that no retry gets out of."""
+    local, settings = tmp_path / "out", {"CHECKPOINT_DIR": memory_url()}
+    with pytest.raises(Interrupted):
+        train(str(local), StopAfter(9), **settings)
+    (local / ".night.checkpoint").unlink()  # another machine has none
+
+    def half(_store: Store, _key: str, file: Path, *, size: int | None = None) -> None:
+        file.write_bytes(bytes((size or 2) // 2))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "get", half)
+        with pytest.raises(KeyboardInterrupt):
+            train(str(local), **settings)
+    with structlog.testing.capture_logs() as logs:
+        train(str(local), **settings)
+    assert "resumed" in [each["event"] for each in logs]
+    assert sorted(path.name for path in local.iterdir()) == ["latest", "night"]
+
+
 def test_the_gate_compares_with_what_latest_names_there(train: Train, tmp_path: Path) -> None:
     """If it failed, a night of broken data would go into service from a bucket."""
     url = memory_url()
