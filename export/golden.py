@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from serving.features import WHITESPACE, features, tokens_of
+from serving.golden import GoldenExample
 from serving.reference import Reference
-from serving.verify import GoldenExample
 from serving.weights import Parameters
 
 NUM_EXAMPLES = 64

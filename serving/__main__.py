@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from serving.bundle import FILES, open_bundle
+from serving.bundle import FILES
 from serving.errors import BowspritError, DataError, ExitCode, SettingsError
 from serving.storage import is_url, url_problem
 
@@ -96,12 +96,14 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _predict(arguments: argparse.Namespace) -> ExitCode:
-    from serving.predict import Selection, predict
+    from serving.predict import predict
+    from serving.predictor import Predictor
+    from serving.selection import Selection
 
-    bundle = open_bundle(arguments.bundle)
+    predictor = Predictor.load(arguments.bundle)
     selection = Selection(top_k=arguments.top_k, threshold=arguments.threshold)
     if arguments.input is None:
-        predict(bundle, sys.stdin.buffer, "standard input", sys.stdout.buffer, selection)
+        predict(predictor, sys.stdin.buffer, "standard input", sys.stdout.buffer, selection)
         return ExitCode.DONE
     try:
         source = arguments.input.open("rb")
@@ -110,7 +112,7 @@ def _predict(arguments: argparse.Namespace) -> ExitCode:
             f"{arguments.input}: cannot be read ({error.strerror}); name a file with a text in each line"
         ) from error
     with source:
-        predict(bundle, source, str(arguments.input), sys.stdout.buffer, selection)
+        predict(predictor, source, str(arguments.input), sys.stdout.buffer, selection)
     return ExitCode.DONE
 
 
@@ -140,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict", allow_abbrev=False, help="classify texts: a line in, a JSON line out"
     )
-    predict.set_defaults(run=_predict, files=[FILES.labels, FILES.text_model])
+    predict.set_defaults(run=_predict, files=[FILES.golden, FILES.labels, FILES.text_model])
     predict.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
     predict.add_argument("--input", type=Path, metavar="FILE", help="read texts here, not from stdin")
     predict.add_argument(

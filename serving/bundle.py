@@ -204,6 +204,15 @@ def open_bundle(path: Path) -> Bundle:
     )
 
 
+def check_id(bundle: Bundle, expected: str | None) -> None:
+    """Raises ArtifactError where a bundle is not the one with the expected ID; None takes any."""
+    if expected is not None and bundle.bundle_id != expected.lower():
+        raise ArtifactError(
+            f"{bundle.path}: expected the bundle {expected}, found {bundle.bundle_id}; this is another "
+            f"bundle, or {FILES.manifest} was altered"
+        )
+
+
 def check_files(bundle: Bundle, names: Sequence[str] = FILES.hashed) -> None:
     """Compares the size and SHA-256 of files, all of them unless named, with the manifest's.
 

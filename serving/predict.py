@@ -2,38 +2,18 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import msgspec
 import numpy as np
 
-from serving.bundle import FILES, Bundle, check_files
 from serving.errors import DataError
-from serving.session import Float32, TextModel
+from serving.predictor import Predictor
+from serving.selection import Prediction, Selection
 
 READ_BYTES = 1 << 16
 MAX_BATCH = 256
 """Texts that are scored at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which labels of a text are written."""
-
-    top_k: int = 1
-    """At most so many, the most probable first."""
-    threshold: float = 0.0
-    """Only those with at least this probability."""
-
-
-class Prediction(msgspec.Struct, frozen=True):
-    """A label of a text."""
-
-    label: str
-    prob: float
-    log_prob: float
-    """In nats."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -43,20 +23,17 @@ class Line(msgspec.Struct, frozen=True):
     """The most probable first; none where no label reaches the threshold."""
 
 
-def predict(bundle: Bundle, source: BinaryIO, name: str, sink: BinaryIO, selection: Selection) -> None:
+def predict(predictor: Predictor, source: BinaryIO, name: str, sink: BinaryIO, selection: Selection) -> None:
     """Writes a JSON line for each line of `source`, called `name` in messages; holds nothing back.
 
     Raises DataError at the first line that is not UTF-8 or holds NUL, after the lines before it were written.
     """
-    check_files(bundle, [FILES.labels, FILES.text_model])
-    labels = bundle.labels()
-    model = TextModel(bundle.path / FILES.text_model, len(labels))
     encoder = msgspec.json.Encoder()
     number = 1
     for lines in _batches(source, name):
         texts, problem = _decode(lines, name, number)
-        log_probs = model.log_probs(texts)
-        sink.write(encoder.encode_lines([Line(row) for row in _select(log_probs, labels, selection)]))
+        found = predictor.predict(texts, top_k=selection.top_k, threshold=selection.threshold)
+        sink.write(encoder.encode_lines([Line(_shorter(each)) for each in found]))
         sink.flush()
         if problem is not None:
             raise problem
@@ -109,16 +86,9 @@ def _decode(lines: Sequence[bytes], name: str, first: int) -> tuple[list[str], D
     return texts, None
 
 
-def _select(log_probs: Float32, labels: Sequence[str], selection: Selection) -> Iterator[list[Prediction]]:
-    # Ties go to the earlier label, as in the model's own output `label`.
-    best = np.argsort(-log_probs, axis=1, kind="stable")[:, : selection.top_k]
-    chosen = np.take_along_axis(log_probs, best, axis=1)
-    # Through text, so that a float32 is written in the few digits that name it.
-    values = chosen.astype("U32").astype(np.float64)
-    probs = np.exp(values)
-    for row, row_probs, row_values in zip(best.tolist(), probs.tolist(), values.tolist(), strict=True):
-        yield [
-            Prediction(labels[label], float(f"{prob:.6g}"), value)
-            for label, prob, value in zip(row, row_probs, row_values, strict=True)
-            if prob >= selection.threshold
-        ]
+def _shorter(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The same in the few digits that tell a float32 from its neighbours."""
+    return [
+        Prediction(each.label, float(f"{each.prob:.6g}"), float(str(np.float32(each.log_prob))))
+        for each in predictions
+    ]

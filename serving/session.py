@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from serving.errors import ArtifactError
+from serving.errors import ArtifactError, SettingsError
 
 Provider = tuple[str, dict[str, int]]
 """An execution provider's name and its options."""
@@ -44,15 +44,17 @@ def bow_signature(num_labels: int, vocabulary_size: int) -> Signature:
     )
 
 
-def load(path: Path, signature: Signature, *, provider: Provider = CPU) -> Any:
-    """An onnxruntime session of a model file.
+def load(path: Path, signature: Signature, *, providers: Sequence[Provider] = (CPU,)) -> Any:
+    """An onnxruntime session of a model file; of the providers, those that come first are preferred.
 
     Raises ArtifactError where onnxruntime refuses the file or its signature is another.
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file; the bundle is incomplete: get it again")
     try:
-        session = ort.InferenceSession(str(path), session_options(), providers=[provider], enable_fallback=0)
+        session = ort.InferenceSession(
+            str(path), session_options(), providers=list(providers), enable_fallback=0
+        )
     # onnxruntime's own error types have no common base but Exception.
     except Exception as error:
         raise ArtifactError(
@@ -91,6 +93,18 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
+def _usable(names: Sequence[str]) -> list[Provider]:
+    """The execution providers that this build of onnxruntime has, and the CPU, which strings need."""
+    available = ort.get_available_providers()
+    usable: list[Provider] = [(name, {}) for name in dict.fromkeys(names) if name in available]
+    if not usable:
+        raise SettingsError(
+            f"expected an execution provider of this onnxruntime ({', '.join(available)}), found "
+            f"{', '.join(names) or 'none'}"
+        )
+    return usable if CPU in usable else [*usable, CPU]
+
+
 def _described(values: Sequence[Any]) -> dict[str, tuple[str, list[int | None]]]:
     return {
         value.name: (value.type, [size if isinstance(size, int) else None for size in value.shape])
@@ -101,9 +115,16 @@ def _described(values: Sequence[Any]) -> dict[str, tuple[str, list[int | None]]]
 class TextModel:
     """`model.onnx`, ready to take texts."""
 
-    def __init__(self, path: Path, num_labels: int) -> None:
+    def __init__(self, path: Path, num_labels: int, providers: Sequence[str] = (CPU[0],)) -> None:
+        """Raises ArtifactError where the file is not such a model, SettingsError for unknown providers."""
         self._path = path
-        self._session = load(path, text_signature(num_labels))
+        self._session = load(path, text_signature(num_labels), providers=_usable(providers))
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that is preferred among those that onnxruntime could load."""
+        name: str = self._session.get_providers()[0]
+        return name
 
     def predict(self, texts: Sequence[str]) -> tuple[Float32, list[str]]:
         """The log-probabilities [N, K] and the most probable labels [N] of texts without NUL; N may be 0."""
@@ -124,7 +145,7 @@ class BowModel:
         self, path: Path, num_labels: int, vocabulary_size: int, *, provider: Provider = CPU
     ) -> None:
         self._path = path
-        self._session = load(path, bow_signature(num_labels, vocabulary_size), provider=provider)
+        self._session = load(path, bow_signature(num_labels, vocabulary_size), providers=[provider])
 
     def log_probs(self, bow: Float32) -> Float32:
         """The log-probabilities [N, K] of counts [N, V]."""

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-import numpy as np
-
-from serving.bundle import FILES, Bundle, check_files, onnx_metadata, open_bundle, read_lines
+from serving.bundle import FILES, Bundle, check_files, check_id, onnx_metadata, open_bundle
 from serving.errors import ArtifactError
+from serving.golden import read_golden
 from serving.ladder import Sample, bag_rungs, climb, dense_rungs, samples
 from serving.parity import Rung, Tolerance, compare
 from serving.reference import Reference, Scores
@@ -16,15 +14,6 @@ from serving.weights import Parameters, read_safetensors
 
 GOLDEN_TOLERANCE = Tolerance(atol=1e-9, rtol=1e-9)
 """Two float64 sums of the same terms in another order differ by less."""
-
-
-class GoldenExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A text made from the vocabulary, and what the trained model said of it in float64."""
-
-    text: str
-    label: str
-    log_probs: list[float]
-    """[K]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +34,7 @@ def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = Fal
     hold is in the verdict: `serving.parity.check` makes an error of it.
     """
     bundle = open_bundle(path)
-    if expected_id is not None and bundle.bundle_id != expected_id.lower():
-        raise ArtifactError(
-            f"{path}: expected the bundle {expected_id}, found {bundle.bundle_id}; this is another bundle, "
-            f"or {FILES.manifest} was altered"
-        )
+    check_id(bundle, expected_id)
     check_files(bundle)
     parameters = read_parameters(bundle)
     reference = reference_of(parameters)
@@ -104,18 +89,7 @@ def torchscript_rungs(
 
 def golden_rung(folder: Path, reference: Reference, labels: Sequence[str]) -> tuple[Rung, list[str]]:
     """The reference against what was written down when the model was trained, and the texts of that."""
-    path = folder / FILES.golden
-    examples = read_lines(path, GoldenExample)
-    if any(len(example.log_probs) != len(labels) for example in examples) or not examples:
-        raise ArtifactError(
-            f"{path}: expected texts with {len(labels):,} log-probabilities; get the bundle again"
-        )
-    log_probs = np.array([example.log_probs for example in examples], dtype=np.float64)
-    if any(labels[row.argmax()] != example.label for row, example in zip(log_probs, examples, strict=True)):
-        raise ArtifactError(
-            f"{path}: a label is not the most probable one; the bundle was altered: get it again"
-        )
-    texts = [example.text for example in examples]
+    texts, log_probs = read_golden(folder, labels)
     scores = reference.score(texts)
     rung = compare(
         "reference",

@@ -1,0 +1,143 @@
+"""A bundle in memory, proven and ready to classify: what every way of serving it stands on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from serving.bundle import FILES, Bundle, check_files, check_id, open_bundle
+from serving.errors import DataError
+from serving.golden import read_golden
+from serving.parity import Tolerance, check, compare
+from serving.reference import Scores
+from serving.selection import Prediction, Selection, select
+from serving.session import CPU, Float32, TextModel
+from serving.storage import is_url
+
+USED = (FILES.golden, FILES.labels, FILES.text_model)
+"""The files of a bundle that classifying needs, beside the manifest."""
+
+
+class Predictor:
+    """A bundle's text model. Several threads may use one at a time.
+
+    >>> predictor = Predictor.load("artifacts/latest")           # doctest: +SKIP
+    >>> predictor.predict(["where is my parcel"], top_k=2)       # doctest: +SKIP
+    [[Prediction(label='delivery', prob=0.93, log_prob=-0.07), Prediction(label='refund', ...)]]
+    """
+
+    def __init__(self, bundle: Bundle, model: TextModel) -> None:
+        """`load` makes one."""
+        self._bundle = bundle
+        self._model = model
+        self.labels = bundle.manifest.labels
+        """In the order of the log-probabilities: [K]."""
+
+    @classmethod
+    def load(
+        cls,
+        source: Path | str,
+        *,
+        providers: Sequence[str] = (CPU[0],),
+        expected_id: str | None = None,
+    ) -> Self:
+        """Opens a bundle, checks it against its manifest, and replays its golden examples.
+
+        source: the bundle's folder, or the URL of one, such as s3://bucket/models/latest.
+        providers: onnxruntime's execution providers, the preferred one first.
+        expected_id: the ID that the bundle must have.
+
+        Raises ArtifactError where the bundle is damaged or another one, ParityError where this onnxruntime
+        gives other log-probabilities than the trained model, SettingsError where no provider is usable, and
+        what `serving.storage` raises for a URL.
+        """
+        if not is_url(source):
+            return cls._load(Path(source), providers, expected_id)
+        from serving.published import fetched
+
+        with fetched(str(source), USED) as folder:
+            return cls._load(folder, providers, expected_id)
+
+    @classmethod
+    def _load(cls, folder: Path, providers: Sequence[str], expected_id: str | None) -> Self:
+        bundle = open_bundle(folder)
+        check_id(bundle, expected_id)
+        check_files(bundle, USED)
+        predictor = cls(bundle, TextModel(folder / FILES.text_model, len(bundle.labels()), providers))
+        predictor._replay()
+        return predictor
+
+    def _replay(self) -> None:
+        """Classifies the golden examples, one by one and all at once: a proof, and the warm-up."""
+        texts, expected = read_golden(self._bundle.path, self.labels)
+        tolerance = Tolerance()
+        scores = Scores(log_probs=expected, rounding_scale=np.zeros(len(expected)))
+        name = f"{FILES.text_model}, {self.provider}"
+        found = (
+            self.log_probs(texts),
+            np.concatenate([self.log_probs([text]) for text in texts]),
+        )
+        check(
+            [compare(name, "golden texts", each, scores, tolerance, float32_sums=False) for each in found],
+            str(self._bundle.path),
+        )
+
+    @property
+    def bundle_id(self) -> str:
+        """SHA-256 of the bundle's manifest, in hexadecimal."""
+        return self._bundle.bundle_id
+
+    @property
+    def version(self) -> str:
+        """The first 12 digits of the bundle's ID: enough to tell bundles apart, and to name one in a URL."""
+        return self._bundle.bundle_id[:12]
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that onnxruntime really uses."""
+        return self._model.provider
+
+    def log_probs(self, texts: Sequence[str]) -> Float32:
+        """The log-probabilities, float32 [N, K]; N may be 0.
+
+        Raises DataError where a text holds NUL or a lone surrogate, TypeError where it is no text.
+        """
+        _check_texts(texts)
+        return self._model.log_probs(texts)
+
+    def predict(
+        self, texts: Sequence[str], *, top_k: int = 1, threshold: float = 0.0
+    ) -> list[list[Prediction]]:
+        """The `top_k` most probable labels of each text, those with a probability of at least `threshold`.
+
+        Raises as `log_probs` does, and ValueError for a top_k below 1 or a threshold beyond 0 to 1.
+        """
+        if top_k < 1 or not 0 <= threshold <= 1:
+            raise ValueError(
+                f"expected a top_k from 1 and a threshold from 0 to 1, found {top_k} and {threshold}"
+            )
+        return select(self.log_probs(texts), self.labels, Selection(top_k=top_k, threshold=threshold))
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise TypeError("expected a list of texts, found a single text; put it into a list")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"expected texts, found {type(text).__name__} at place {number}")
+        # Some runtimes end a text there, and others do not.
+        if "\0" in text:
+            raise DataError(f"text {number}: holds a NUL character, which no text may; remove it")
+        if not text.isascii() and _has_surrogate(text):
+            raise DataError(
+                f"text {number}: holds half of a surrogate pair, which UTF-8 cannot carry; decode it properly"
+            )
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
