@@ -1,20 +1,17 @@
 """The command line of `python -m job`: what it accepts, its help, and the table of the settings in force."""
 
 import argparse
-import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from importlib.metadata import version
-from itertools import zip_longest
 from typing import NoReturn
 
-from job.setting_kinds import env_name, kind, shown
+from job.setting_kinds import env_name
 from job.settings import Settings
 from serving.errors import ExitCode, SettingsError
-
-INDENT = 30
-"""The column at which the right-hand side of the help begins."""
+from serving.settings.help import page_width, section, settings_section
+from serving.settings.kinds import shown
 
 
 class Command(Enum):
@@ -47,7 +44,7 @@ def parse(argv: Sequence[str]) -> Command:
 
 def help_text(width: int | None = None) -> str:
     """The page that `--help` prints, `width` characters wide; unset, as wide as the terminal (60 to 110)."""
-    width = width or min(max(shutil.get_terminal_size().columns, 60), 110)
+    width = width or page_width()
     intro = textwrap.fill(
         "Trains a bag-of-words text classifier and writes a bundle whose ONNX model was checked against it. "
         "Settings are environment variables; an empty one counts as unset.",
@@ -58,15 +55,14 @@ def help_text(width: int | None = None) -> str:
         ("--print-settings", "Print each setting's value and where it comes from, and stop."),
         ("--version", "Print the version, and stop."),
     ]
-    settings = [(env_name(name), *_meaning(name)) for name in Settings.model_fields]
     codes = [(str(code.value), code.meaning) for code in ExitCode]
     return "\n\n".join(
         [
             "usage: BOW_TRAIN_DATA=data/train.tsv python -m job [--help | --print-settings | --version]",
             intro,
-            _section("Options", options, width),
-            _section("Settings", settings, width),
-            _section("Exit codes", codes, width),
+            section("Options", options, width),
+            settings_section(Settings, width),
+            section("Exit codes", codes, width),
         ]
     )
 
@@ -95,21 +91,3 @@ class _Parser(argparse.ArgumentParser):
             f"python -m job: {message}; settings are environment variables, for example "
             "BOW_TRAIN_DATA=data/train.tsv python -m job (--help lists them all)"
         )
-
-
-def _meaning(name: str) -> tuple[str, str]:
-    """What a setting means, and beneath it what it accepts and its default."""
-    field = Settings.model_fields[name]
-    default = "required" if field.is_required() else f"default: {shown(env_name(name), field.default)}"
-    return field.description or "", f"[{kind(field)}; {default}]"
-
-
-def _section(title: str, rows: Sequence[tuple[str, ...]], width: int) -> str:
-    """A heading and two columns: a name, and the paragraphs that explain it."""
-    lines = [f"{title}:"]
-    for name, *paragraphs in rows:
-        explained = [line for text in paragraphs for line in textwrap.wrap(text, width - INDENT)]
-        lines += [
-            f"{left:{INDENT}}{line}" for left, line in zip_longest([f"  {name}"], explained, fillvalue="")
-        ]
-    return "\n".join(lines)

@@ -15,15 +15,14 @@ from job.setting_kinds import (
     Count,
     DataPath,
     FolderOrUrl,
-    Form,
     Mark,
     Shaping,
     Share,
     Tolerance,
     env_name,
-    unwrapped,
 )
 from serving.features import FeatureSpec
+from serving.settings.kinds import Form, unwrapped
 from serving.storage import is_url, url_problem
 
 TUTORIAL = "tutorial"
@@ -37,7 +36,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True, regex_engine="python-re"
     )
 
-    train_data: Annotated[DataPath, Field(examples=["data/train.tsv"])]
+    train_data: Annotated[DataPath, Field(examples=["data/train.tsv", "tutorial"])]
     """The labelled texts to learn from, or the word `tutorial` for the PyTorch tutorial's four sentences,
     which are built in. Files may be compressed (.gz, .zst). What a URL such as s3://bucket/data names is
     copied to BOW_CACHE_DIR, or for the run alone to a temporary folder."""

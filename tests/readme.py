@@ -12,10 +12,11 @@ from pathlib import Path
 
 from benchmarks import report
 from job.metrics import LabelMetrics
-from job.setting_kinds import env_name, kind, shown
+from job.setting_kinds import env_name
 from job.settings import Settings
 from serving.bundle import FileNames, MetricsSummary
 from serving.errors import ExitCode
+from serving.settings.kinds import kind, shown
 
 README = Path(__file__).parents[1] / "README.md"
 MARKED = re.compile(r"(<!-- (settings|exit codes|files|metrics|benchmark) -->\n).*?(<!-- end -->)", re.DOTALL)

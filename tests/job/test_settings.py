@@ -6,9 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from job.environment import load_settings
-from job.setting_kinds import env_name, kind, shown
+from job.setting_kinds import env_name
 from job.settings import Settings, shaping
 from serving.errors import ExitCode, SettingsError
+from serving.settings.kinds import kind, shown
 
 REPOSITORY = Path(__file__).parents[2]
 DEFAULT = {name: field.default for name, field in Settings.model_fields.items()}
