@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> ExitCode:
     try:
         arguments = _parser().parse_args(argv)
         run: Callable[[argparse.Namespace], ExitCode] = arguments.run
+        if arguments.run is _serve:
+            return run(arguments)
         with _at_hand(arguments):
             return run(arguments)
     except BowspritError as error:
@@ -116,6 +118,14 @@ def _predict(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
+def _serve(arguments: argparse.Namespace) -> ExitCode:
+    try:
+        from serving.server.run import serve
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"serve needs {error.name}: pip install 'bowsprit[serving,server]'") from error
+    return serve(arguments.bundle, os.environ)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m serving",
@@ -138,6 +148,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="check TorchScript too; this runs the code in model.ts: only for a bundle that you trust",
     )
+
+    serve = commands.add_parser(
+        "serve",
+        allow_abbrev=False,
+        help="answer requests over HTTP, by the Open Inference Protocol",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.set_defaults(run=_serve)
+    serve.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
 
     predict = commands.add_parser(
         "predict", allow_abbrev=False, help="classify texts: a line in, a JSON line out"

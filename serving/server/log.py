@@ -1,0 +1,140 @@
+"""The server's log: events and requests as lines on standard error, written away from the requests."""
+
+import collections
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple, TextIO
+
+import msgspec
+
+MAX_WAITING = 100_000
+"""Lines; more are dropped, and counted, where standard error takes them too slowly."""
+WRITE_SECONDS = 0.1
+WRITE_BYTES = 4096
+"""A pipe takes so many bytes in one piece, so that lines of several processes do not mix."""
+
+Level = Literal["info", "warning", "error"]
+
+
+class Event(NamedTuple):
+    """Something that happened once."""
+
+    time: float
+    level: Level
+    name: str
+    fields: dict[str, object]
+
+
+class Access(NamedTuple):
+    """A request that was answered."""
+
+    time: float
+    method: str
+    path: str
+    status: int
+    seconds: float
+    texts: int
+    received: int
+    """Bytes of the request's body."""
+    client: str
+
+
+class Log:
+    """Lines wait in memory until the thread writes them; before `start`, they are written at once."""
+
+    def __init__(self, stream: TextIO, *, for_people: bool, with_access: bool = True) -> None:
+        self._stream = stream
+        self._for_people = for_people
+        self._with_access = with_access
+        self._waiting: collections.deque[Event | Access] = collections.deque()
+        self._dropped = 0
+        self._encoder = msgspec.json.Encoder()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begins to write in the background."""
+        self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._thread is not None:
+            self._end.set()
+            self._thread.join()
+            self._thread = None
+
+    def event(self, name: str, level: Level = "info", **fields: object) -> None:
+        """Logs something that happened once."""
+        self._waiting.append(Event(time.time(), level, name, fields))
+        if self._thread is None:
+            self._write()
+
+    def access(self, line: Access) -> None:
+        """Logs a request."""
+        if not self._with_access:
+            return
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(line)
+        else:
+            self._dropped += 1
+
+    def _write_on(self) -> None:
+        while not self._end.wait(WRITE_SECONDS):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._waiting.append(Event(time.time(), "warning", "lines_dropped", {"lines": dropped}))
+        lines: list[str] = []
+        size = 0
+        while self._waiting:
+            line = self._line(self._waiting.popleft())
+            if size + len(line) > WRITE_BYTES:
+                self._put("".join(lines))
+                lines, size = [], 0
+            lines.append(line)
+            size += len(line)
+        self._put("".join(lines))
+
+    def _put(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads the log, and requests are to be answered all the same
+
+    def _line(self, line: Event | Access) -> str:
+        if self._for_people:
+            return _for_people(line)
+        moment = datetime.fromtimestamp(line.time, UTC).isoformat(timespec="milliseconds")
+        head: dict[str, object] = {"timestamp": moment.replace("+00:00", "Z")}
+        if isinstance(line, Event):
+            fields = head | {"level": line.level, "event": line.name} | line.fields
+        else:
+            fields = head | {"level": "info", "event": "request"} | line._asdict()
+            del fields["time"]
+            fields["seconds"] = round(line.seconds, 6)
+        return self._encoder.encode(fields).decode() + "\n"
+
+
+def _for_people(line: Event | Access) -> str:
+    moment = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S")
+    if isinstance(line, Access):
+        return (
+            f"{moment} {line.method} {line.path} {line.status}  {line.texts} texts, "
+            f"{line.seconds * 1000:.2f} ms, {line.client}\n"
+        )
+    level = "" if line.level == "info" else f"[{line.level}] "
+    fields = "".join(f" {name}={value}" for name, value in line.fields.items())
+    return f"{moment} {level}{line.name}{fields}\n"
+
+
+def standard_error_log(log_format: str, *, with_access: bool) -> Log:
+    """The log on standard error: for people where it is a terminal, unless a format is asked for."""
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    return Log(sys.stderr, for_people=not as_json, with_access=with_access)

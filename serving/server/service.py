@@ -1,0 +1,87 @@
+"""Which bundle is served: the first one, and those that take its place while the server runs."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving.bundle import open_bundle
+from serving.errors import BowspritError
+from serving.predictor import Predictor
+from serving.published import fetched
+from serving.server.log import Log
+from serving.server.metrics import Metrics
+from serving.storage import is_url
+
+
+class Service:
+    """The predictor that answers, and where it came from."""
+
+    def __init__(self, source: Path | str, providers: Sequence[str], log: Log, metrics: Metrics) -> None:
+        self._source = source
+        self._providers = providers
+        self._log = log
+        self._metrics = metrics
+        self.predictor: Predictor | None = None
+        """None until the first bundle was proven."""
+        self.draining = False
+        """Whether the server has been told to end."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.predictor is not None and not self.draining
+
+    async def run(self, reload_seconds: float) -> None:
+        """Loads the bundle, then looks for another every so many seconds; 0 for never.
+
+        Raises BowspritError where the first one cannot be served.
+        """
+        self._serve(await asyncio.to_thread(self._load))
+        refused: str | None = None
+        while reload_seconds:
+            await asyncio.sleep(reload_seconds)
+            refused = await self._look(refused)
+
+    async def _look(self, refused: str | None) -> str | None:
+        """Takes up another bundle, where there is one; returns why it was refused, and says so once."""
+        assert self.predictor is not None
+        try:
+            if await asyncio.to_thread(self._current_id) == self.predictor.bundle_id:
+                return None
+            self._serve(await asyncio.to_thread(self._load))
+        # Whatever is wrong with what lies there, the bundle in memory can be served.
+        except Exception as error:  # noqa: BLE001
+            reason = str(error) if isinstance(error, BowspritError) else f"{type(error).__name__}: {error}"
+            if reason != refused:
+                self._metrics.reloads.labels("refused").inc()
+                serving = self.predictor.bundle_id
+                self._log.event("bundle_refused", "error", reason=reason, still_serving=serving)
+            return reason
+        self._metrics.reloads.labels("served").inc()
+        return None
+
+    def _serve(self, predictor: Predictor) -> None:
+        self._metrics.serves(predictor, self.predictor)
+        self.predictor = predictor
+        self._log.event(
+            "bundle_served",
+            bundle_id=predictor.bundle_id,
+            source=str(self._source),
+            labels=len(predictor.labels),
+            provider=predictor.provider,
+        )
+
+    def _load(self) -> Predictor:
+        return Predictor.load(_resolved(self._source), providers=self._providers)
+
+    def _current_id(self) -> str:
+        """The ID of the bundle that lies there now, of which only the manifest is read."""
+        if not is_url(self._source):
+            return open_bundle(Path(_resolved(self._source))).bundle_id
+        with fetched(str(self._source), ()) as folder:
+            return open_bundle(folder).bundle_id
+
+
+def _resolved(source: Path | str) -> Path | str:
+    """Where a link such as `latest` leads to now: it may lead elsewhere while files are read one by one."""
+    return source if is_url(source) else Path(source).resolve()

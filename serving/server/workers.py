@@ -1,0 +1,116 @@
+"""Several processes on one port: started, watched, and told to end together."""
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from serving.errors import BowspritError, ExitCode
+from serving.server.log import Log
+from serving.server.settings import ServerSettings
+
+RESTART_SECONDS = 1.0
+"""Between the end of a worker that failed and the start of another."""
+LASTING_SECONDS = 5.0
+"""A worker that ends sooner, by an error that will be the same again, ends the server."""
+
+
+class Workers:
+    """The worker processes. They are forked, before anything here has started a thread."""
+
+    def __init__(
+        self, source: Path | str, settings: ServerSettings, listener: socket.socket, log: Log
+    ) -> None:
+        self._source = source
+        self._settings = settings
+        self._listener = listener
+        self._log = log
+        self._started: dict[int, float] = {}
+        self._ending = False
+
+    def run(self) -> ExitCode:
+        """Keeps the workers running until SIGTERM or SIGINT; returns how the server ended."""
+        # Read by prometheus_client when a worker imports it: their counters are kept together there.
+        folder = tempfile.mkdtemp(prefix="bowsprit-metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGINT, self._end)
+        try:
+            for _ in range(self._settings.workers):
+                self._start()
+            return self._watch()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _watch(self) -> ExitCode:
+        ended_by = ExitCode.DONE
+        while self._started:
+            pid, status = os.wait()
+            lasted = time.monotonic() - self._started.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            _forget_metrics(pid)
+            if self._ending:
+                continue
+            if code in _LASTING_FAILURES and lasted < LASTING_SECONDS:
+                ended_by = _LASTING_FAILURES[code]
+                self._end()
+                continue
+            self._log.event("worker_died", "error", worker=pid, exit_code=code)
+            time.sleep(RESTART_SECONDS)
+            if not self._ending:
+                self._start()
+        return ended_by
+
+    def _start(self) -> None:
+        # A signal between the fork and what remembers it would miss the new worker.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        pid = os.fork()
+        if pid == 0:
+            os._exit(self._be_worker(lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)))
+        self._started[pid] = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _be_worker(self, unblock: Callable[[], object]) -> int:
+        """A worker's whole life; returns its exit code."""
+        # A terminal's Ctrl-C reaches the workers too: the parent tells them.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        unblock()
+        try:
+            from serving.server.worker import work
+
+            work(self._source, self._settings, self._listener, self._log)
+        except BowspritError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return error.exit_code
+        except BaseException:  # noqa: BLE001 - whatever it is, this process ends here
+            sys.stderr.write(traceback.format_exc())
+            return ExitCode.BUG
+        finally:
+            sys.stderr.flush()
+        return ExitCode.DONE
+
+    def _end(self, *_: object) -> None:
+        self._ending = True
+        # The workers' copies go on accepting while they drain.
+        self._listener.close()
+        for pid in self._started:
+            os.kill(pid, signal.SIGTERM)
+
+
+_LASTING_FAILURES = {
+    int(code): code
+    for code in (ExitCode.SETTINGS, ExitCode.PARITY_FAILED, ExitCode.BUNDLE_DAMAGED, ExitCode.PLATFORM)
+}
+
+
+def _forget_metrics(pid: int) -> None:
+    """Takes what only a running process may say out of the metrics."""
+    for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"gauge_live*_{pid}.db"):
+        path.unlink(missing_ok=True)
