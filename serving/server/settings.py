@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serving.settings.environment import read_settings
 from serving.settings.kinds import Form
 
 Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ServerSettings(BaseSettings):
@@ -36,7 +38,7 @@ class ServerSettings(BaseSettings):
     """onnxruntime's execution providers, the preferred one first, with commas between them. The log and the
     metrics say which one is really used."""
 
-    reload_seconds: NonNegativeFloat = 0.0
+    reload_seconds: SecondsOrNone = 0.0
     """How often to look for another bundle at the same place, such as the one that `latest` names by then;
     0 for never. It is served once it is proven; one that is not is refused, and the old one goes on."""
 
@@ -49,14 +51,14 @@ class ServerSettings(BaseSettings):
     max_request_bytes: Count = 8 << 20
     """Bytes of a request; larger ones are refused with 413."""
 
-    request_seconds: PositiveFloat = 10.0
+    request_seconds: Seconds = 10.0
     """The time in which a request must have come; slower ones are ended with 408."""
 
-    drain_seconds: NonNegativeFloat = 1.0
+    drain_seconds: SecondsOrNone = 1.0
     """After SIGTERM: how long new connections are still taken, while /v2/health/ready says no and every
     answer asks the client to connect elsewhere. In a cluster, as long as it takes to hear of it."""
 
-    grace_seconds: PositiveFloat = 30.0
+    grace_seconds: Seconds = 30.0
     """After that: how long the requests that were begun may take."""
 
     access_log: bool = True

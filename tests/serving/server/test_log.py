@@ -1,0 +1,152 @@
+"""The server's log: whole lines, for people and for machines, and never in a request's way."""
+
+import io
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+
+from serving.server.log import MAX_WAITING, WRITE_BYTES, Access, Log
+
+
+def access(**changes: Any) -> Access:
+    fields: dict[str, Any] = {
+        "time": 0.0,
+        "method": "POST",
+        "path": "/v2/models/m/infer",
+        "status": 200,
+        "seconds": 0.0001234567,
+        "texts": 3,
+        "received": 99,
+        "client": "192.0.2.1",
+    }
+    return Access(**{**fields, **changes})
+
+
+def test_a_request_is_one_json_object_a_line() -> None:
+    """If it failed, log collectors could not read the log."""
+    stream = io.StringIO()
+    log = Log(stream, for_people=False)
+    log.start()
+    log.access(access())
+    log.access(access(path='/"\n'))
+    log.close()
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first == {
+        "timestamp": "1970-01-01T00:00:00.000Z",
+        "level": "info",
+        "event": "request",
+        "method": "POST",
+        "path": "/v2/models/m/infer",
+        "status": 200,
+        "seconds": 0.000123,
+        "texts": 3,
+        "received": 99,
+        "client": "192.0.2.1",
+    }
+    assert second["path"] == '/"\n'
+
+
+def test_an_event_is_written_at_once_before_the_thread_runs() -> None:
+    """If it failed, what ends a server before it runs would leave no line."""
+    stream = io.StringIO()
+    Log(stream, for_people=False).event("failed", "error", reason="é")
+    found = json.loads(stream.getvalue())
+    assert (found["level"], found["event"], found["reason"]) == ("error", "failed", "é")
+
+
+def test_people_get_a_short_line() -> None:
+    """If it failed, a person at a terminal would read JSON."""
+    stream = io.StringIO()
+    log = Log(stream, for_people=True)
+    log.event("bundle_refused", "error", reason="cut")
+    log.access(access())
+    log.start()
+    log.close()
+    event, request = stream.getvalue().splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[error\] bundle_refused reason=cut", event)
+    assert request.endswith("POST /v2/models/m/infer 200  3 texts, 0.12 ms, 192.0.2.1")
+
+
+def test_requests_can_be_left_out_and_events_cannot() -> None:
+    """If it failed, BOW_SERVE_ACCESS_LOG would do nothing, or too much."""
+    stream = io.StringIO()
+    log = Log(stream, for_people=False, with_access=False)
+    log.start()
+    log.access(access())
+    log.event("ended")
+    log.close()
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["event"] == "ended"
+
+
+class Pieces(io.StringIO):
+    """Remembers what is written at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return len(text)
+
+
+def test_lines_are_written_whole_in_pieces_that_a_pipe_does_not_mix() -> None:
+    """If it failed, the lines of two workers would stand within each other."""
+    stream = Pieces()
+    log = Log(stream, for_people=False)
+    for number in range(100):
+        log.access(access(texts=number))
+    log.start()
+    log.close()
+    assert all(
+        piece.endswith("\n") and len(piece.encode()) <= WRITE_BYTES for piece in stream.pieces if piece
+    )
+    assert [json.loads(line)["texts"] for line in "".join(stream.pieces).splitlines()] == list(range(100))
+
+
+class Broken(io.StringIO):
+    """A stream that nobody reads any more."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_log_that_nobody_reads_stops_nothing() -> None:
+    """If it failed, a full disk under a log would end the server."""
+    log = Log(Broken(), for_people=False)
+    log.event("listening")
+    log.start()
+    log.access(access())
+    log.close()
+
+
+def test_lines_that_are_not_taken_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a log that is read too slowly would fill the memory."""
+    monkeypatch.setattr("serving.server.log.MAX_WAITING", 10)
+    assert MAX_WAITING > 10
+    stream = io.StringIO()
+    log = Log(stream, for_people=False)
+    for _ in range(15):
+        log.access(access())
+    log.start()
+    log.close()
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert len([line for line in found if line["event"] == "request"]) == 10
+    assert [line["lines"] for line in found if line["event"] == "lines_dropped"] == [5]
+
+
+def test_the_thread_writes_without_being_closed() -> None:
+    """If it failed, a running server's log would be empty."""
+    stream = io.StringIO()
+    log = Log(stream, for_people=False)
+    log.start()
+    log.access(access())
+    deadline = time.monotonic() + 10
+    while not stream.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "request" in stream.getvalue()
+    log.close()
