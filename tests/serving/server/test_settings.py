@@ -51,7 +51,7 @@ def test_providers_are_named_in_order(providers: str, names: list[str]) -> None:
         ("MAX_TEXTS", "0"),
         ("REQUEST_SECONDS", "0"),
         ("RELOAD_SECONDS", "-1"),
-        ("GRACE_SECONDS", "inf-ish"),
+        *(("GRACE_SECONDS", value) for value in ("inf", "nan", "soon")),
         ("ACCESS_LOG", "maybe"),
         ("LOG_FORMAT", "xml"),
     ],
