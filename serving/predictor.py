@@ -11,7 +11,7 @@ from serving.errors import DataError
 from serving.golden import read_golden
 from serving.parity import Tolerance, check, compare
 from serving.reference import Scores
-from serving.selection import Prediction, Selection, select
+from serving.selection import Prediction, select
 from serving.session import CPU, Float32, TextModel
 from serving.storage import is_url
 
@@ -117,7 +117,7 @@ class Predictor:
             raise ValueError(
                 f"expected a top_k from 1 and a threshold from 0 to 1, found {top_k} and {threshold}"
             )
-        return select(self.log_probs(texts), self.labels, Selection(top_k=top_k, threshold=threshold))
+        return select(self.log_probs(texts), self.labels, top_k, threshold)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

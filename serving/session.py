@@ -128,14 +128,19 @@ class TextModel:
 
     def predict(self, texts: Sequence[str]) -> tuple[Float32, list[str]]:
         """The log-probabilities [N, K] and the most probable labels [N] of texts without NUL; N may be 0."""
-        strings = np.empty(len(texts), dtype=object)
-        strings[:] = texts
-        log_probs, labels = run(self._session, self._path, ["log_probs", "label"], {"text": strings})
+        log_probs, labels = self._run(["log_probs", "label"], texts)
         return log_probs, labels.tolist()
 
     def log_probs(self, texts: Sequence[str]) -> Float32:
-        """The log-probabilities alone: [N, K]."""
-        return self.predict(texts)[0]
+        """The log-probabilities alone, [N, K]: the model then looks for no label."""
+        (log_probs,) = self._run(["log_probs"], texts)
+        found: Float32 = log_probs
+        return found
+
+    def _run(self, outputs: Sequence[str], texts: Sequence[str]) -> Any:
+        strings = np.empty(len(texts), dtype=object)
+        strings[:] = texts
+        return run(self._session, self._path, outputs, {"text": strings})
 
 
 class BowModel:
