@@ -24,7 +24,8 @@ from export.graph import Graph, nodes
 from export.weighting_graph import add_weights
 from serving.code_points import WORD_RANGES
 from serving.features import FeatureSpec
-from serving.lookup import APOSTROPHE_CODES, BOUNDARY, NO_NUMBER, UNKNOWN, Tables
+from serving.levels import NO_NUMBER
+from serving.lookup import APOSTROPHE_CODES, BOUNDARY, UNKNOWN, Tables
 
 WORD = "[" + "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in WORD_RANGES) + "]"
 """Matches a code point that stands in words, in RE2's syntax; RE2's own classes go by its own Unicode."""

@@ -14,7 +14,8 @@ from job.features import NO_TOKEN
 from job.ngrams import token_sequences, with_edges
 from job.sequences import Int64, numbers_of
 from job.vocabulary import Vocabulary
-from serving.lookup import BOUNDARY, NO_NUMBER, Tables
+from serving.levels import NO_NUMBER
+from serving.lookup import BOUNDARY, Tables
 
 Rows = tuple[Ids, Numbers]
 """Ids, and the offsets of n rows."""

@@ -6,6 +6,7 @@ that lacks its last part: the number of that one and the part's own make the key
 found by a hash of their codes, and then compared with the codes of the one that was found.
 
 `Tables.of` makes the tables from the vocabulary alone: the exporter writes them, `verify` makes them again.
+`serving.levels` has what goes from table to table.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,20 +18,14 @@ import numpy.typing as npt
 
 from serving.code_points import LOWER, WORD_RANGES
 from serving.features import APOSTROPHES, EDGE, WHITESPACE, FeatureSpec
+from serving.levels import NO_NUMBER, Int32, Int64, Level, levels, packed_length, packed_levels
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-
-NO_NUMBER = 0
-"""Stands for what is in no table; no code point has it as its code."""
 BOUNDARY = 1
 """The code of what separates tokens and stands around texts."""
 APOSTROPHE_CODES = (2, 3)
 """Of the two apostrophes where the tokenizer knows them."""
 UNKNOWN = 4
 """The code of a code point that stands in no feature; those that do have the codes that follow."""
-MAX_KEY = 2**63
-"""Keys are below it."""
 LISTED = 0x250
 """Below this, what stands in no word has the code of a boundary; others are looked at when they come."""
 SEEDS = 8
@@ -46,17 +41,6 @@ class Lookup:
     """That of each key."""
     default: int
     """That of all others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Level:
-    """Some n-grams, numbered from 1 in the order of their keys; `NO_NUMBER` is none of them."""
-
-    keys: Int64
-    """[N], ascending: the number of the n-gram without its last part, times the base, plus the part's; of
-    `char_grams`, a 1 and the codes as digits."""
-    features: Int32
-    """[N + 1]: the feature of each number; `none` where it is only the beginning of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +112,7 @@ class Tables:
             token: number if is_token else codes[0]
             for number, (token, codes) in enumerate(codes_of_tokens.items(), 1)
         }
-        token_features, word_levels = _levels(
+        token_features, word_levels = levels(
             {
                 place: [number_of[part] for part in parts]
                 for place, parts in words.items()
@@ -137,7 +121,7 @@ class Tables:
             base=len(number_of) + 1 if is_token else num_codes,
             none=size,
         )
-        char_grams, char_lengths, char_levels = _packed_levels(
+        char_grams, char_lengths, char_levels = packed_levels(
             _spelled(chars, by_char | {EDGE: BOUNDARY}), base=num_codes, none=size
         )
         is_normalized = spec.normalize == "l2"
@@ -213,15 +197,6 @@ class Tables:
             yield f"characters/{length}", level
 
 
-def packed_length(base: int) -> int:
-    """How many digits, each below `base`, and a 1 before them make a key: 2 at least.
-
-    >>> packed_length(60), packed_length(0x110000)
-    (10, 3)
-    """
-    return next(length for length in range(2, 64) if 2 * base ** (length + 1) > MAX_KEY)
-
-
 def _codes(alphabet: Collection[str], spec: FeatureSpec) -> dict[int, int]:
     points = sorted(ord(character) for character in alphabet)
     codes = dict.fromkeys(WHITESPACE, BOUNDARY)
@@ -243,95 +218,6 @@ def _spelled(names: Mapping[Any, str], by_char: Mapping[str, int]) -> dict[Any, 
 
 def _is_word(point: int) -> bool:
     return any(first <= point <= last for first, last in WORD_RANGES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ngrams:
-    """Those of one length."""
-
-    features: Int32
-    """[N]"""
-    parts: Int64
-    """Their numbers, [N, length]."""
-
-
-def _by_length(ngrams: Mapping[int, Sequence[int]]) -> dict[int, _Ngrams]:
-    found = {}
-    for length in sorted({len(parts) for parts in ngrams.values()}):
-        some = {place: parts for place, parts in ngrams.items() if len(parts) == length}
-        found[length] = _Ngrams(
-            features=np.array(list(some), np.int32), parts=np.array(list(some.values()), np.int64)
-        )
-    return found
-
-
-def _levels(ngrams: Mapping[int, Sequence[int]], *, base: int, none: int) -> tuple[Int32, list[Level]]:
-    """The features of single parts, [base], and the levels of longer n-grams.
-
-    ngrams: the numbers of the parts of each feature.
-    """
-    by_length = _by_length(ngrams)
-    singles = np.full(base, none, np.int32)
-    if 1 in by_length:
-        some = by_length.pop(1)
-        singles[some.parts[:, 0]] = some.features
-    numbers = {length: some.parts[:, 0] for length, some in by_length.items()}
-    return singles, _longer(by_length, numbers, first=2, base=base, none=none)
-
-
-def _packed_levels(
-    ngrams: Mapping[int, Sequence[int]], *, base: int, none: int
-) -> tuple[Level | None, list[int], list[Level]]:
-    """The n-grams of so few parts that a key holds them, their lengths, and the levels of longer ones."""
-    by_length = _by_length(ngrams)
-    if not by_length:
-        return None, [], []
-    most = packed_length(base)
-    keys_of = {length: _packed(some.parts[:, :most], base) for length, some in by_length.items()}
-    level, numbers = _level(by_length, keys_of, none=none, longest=most)
-    lengths = sorted({min(length, most) for length in by_length})
-    longer = {length: some for length, some in by_length.items() if length > most}
-    return level, lengths, _longer(longer, numbers, first=most + 1, base=base, none=none)
-
-
-def _packed(parts: Int64, base: int) -> Int64:
-    """The keys of n-grams of so many parts, [N, n]: [N]."""
-    keys = np.ones(len(parts), np.int64)
-    for column in parts.T:
-        keys = keys * base + column
-    return keys
-
-
-def _longer(
-    by_length: Mapping[int, _Ngrams], numbers: Mapping[int, Int64], *, first: int, base: int, none: int
-) -> list[Level]:
-    """The levels from that of `first` parts.
-
-    numbers: by length, those of the n-grams' first parts, one fewer than `first`.
-    """
-    levels = []
-    for length in range(first, max(by_length, default=0) + 1):
-        keys_of = {
-            longer: numbers[longer] * base + some.parts[:, length - 1]
-            for longer, some in by_length.items()
-            if longer >= length
-        }
-        level, numbers = _level(by_length, keys_of, none=none, longest=length)
-        levels.append(level)
-    return levels
-
-
-def _level(
-    by_length: Mapping[int, _Ngrams], keys_of: Mapping[int, Int64], *, none: int, longest: int
-) -> tuple[Level, dict[int, Int64]]:
-    """A level, and the number of each key in it; those of at most `longest` parts end there."""
-    keys = np.unique(np.concatenate(list(keys_of.values())))
-    numbers = {length: np.searchsorted(keys, some) + 1 for length, some in keys_of.items()}
-    features = np.full(len(keys) + 1, none, np.int32)
-    for length, some in numbers.items():
-        if length <= longest:
-            features[some] = by_length[length].features
-    return Level(keys=keys, features=features), numbers
 
 
 def _tokens(codes: Sequence[Sequence[int]]) -> Tokens:
