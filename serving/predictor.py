@@ -22,9 +22,9 @@ USED = (FILES.golden, FILES.labels, FILES.text_model)
 class Predictor:
     """A bundle's text model. Several threads may use one at a time.
 
-    >>> predictor = Predictor.load("artifacts/latest")           # doctest: +SKIP
-    >>> predictor.predict(["where is my parcel"], top_k=2)       # doctest: +SKIP
-    [[Prediction(label='delivery', prob=0.93, log_prob=-0.07), Prediction(label='refund', ...)]]
+    predictor = Predictor.load("artifacts/latest")
+    predictor.predict(["where is my parcel"])   # [[Prediction(label="delivery", prob=0.93, ...)]]
+    predictor.log_probs(["where is my parcel"])  # float32 [1, K]
     """
 
     def __init__(self, bundle: Bundle, model: TextModel) -> None:
