@@ -127,7 +127,7 @@ types: setup ## Check the types
 	@$(BIN)/mypy
 
 docs: setup ## Write the README's tables anew from the code
-	@$(BIN)/python -m tests.readme
+	@$(BIN)/python -m tests.documents
 
 clean: ## Remove .venv and every cache; trained models in artifacts/ stay
 	rm -rf .venv build sbom *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

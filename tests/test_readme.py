@@ -11,29 +11,27 @@ from job.output import Output
 from job.run import run
 from job.setting_kinds import env_name
 from job.settings import Settings
-from tests.readme import MARKED, README, with_tables
+from serving.server.settings import ServerSettings
+from tests.documents import MARKED, README, SERVING, TABLES, with_tables
 
 REPOSITORY = Path(__file__).parents[1]
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    """If it failed, the README would document another version: `make docs` writes the tables anew."""
-    text = README.read_text()
-    assert {match[2] for match in MARKED.finditer(text)} == {
-        "settings",
-        "exit codes",
-        "files",
-        "metrics",
-        "benchmark",
-    }
-    assert with_tables(text) == text
+    """If it failed, a document would be of another version: `make docs` writes the tables anew."""
+    texts = [document.read_text() for document in (README, SERVING)]
+    found = [match[2] for text in texts for match in MARKED.finditer(text)]
+    assert sorted(found) == sorted(TABLES)
+    for text in texts:
+        assert with_tables(text) == text
 
 
 def test_every_setting_that_is_mentioned_exists() -> None:
     """If it failed, a reader would set a variable that the job refuses."""
     known = {env_name(name) for name in Settings.model_fields}
+    known |= {f"BOW_SERVE_{name.upper()}" for name in ServerSettings.model_fields}
     for path in [
-        README,
+        *(README, SERVING),
         REPOSITORY / "CONTRIBUTING.md",
         *REPOSITORY.glob("recipes/*.env"),
         REPOSITORY / "Makefile",

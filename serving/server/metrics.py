@@ -1,8 +1,9 @@
 """What Prometheus is told at /metrics. With several workers, any of them answers for all."""
 
 import os
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.metrics import disable_created_metrics
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -58,6 +59,10 @@ class Metrics:
         if before is not None:
             self._model.labels(before.bundle_id, before.provider).set(0)
         self._model.labels(predictor.bundle_id, predictor.provider).set(1)
+
+    def families(self) -> Iterator[Metric]:
+        """All of it, metric by metric."""
+        return iter(self._registry.collect())
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

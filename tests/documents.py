@@ -1,4 +1,4 @@
-"""The README's tables, made from the code: `make docs` writes them, and a test holds them to it.
+"""The documents' tables, made from the code: `make docs` writes them, and a test holds them to it.
 
 Each table stands between `<!-- name -->` and `<!-- end -->`.
 """
@@ -8,39 +8,42 @@ import inspect
 import json
 import re
 import textwrap
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import report
 from job.metrics import LabelMetrics
-from job.setting_kinds import env_name
 from job.settings import Settings
 from serving.bundle import FileNames, MetricsSummary
 from serving.errors import ExitCode
-from serving.settings.kinds import kind, shown
+from serving.server.metrics import Metrics
+from serving.server.settings import ServerSettings
+from serving.settings import kinds
 
-README = Path(__file__).parents[1] / "README.md"
-MARKED = re.compile(r"(<!-- (settings|exit codes|files|metrics|benchmark) -->\n).*?(<!-- end -->)", re.DOTALL)
+REPOSITORY = Path(__file__).parents[1]
+README = REPOSITORY / "README.md"
+SERVING = REPOSITORY / "docs" / "serving" / "README.md"
 
 
 def with_tables(text: str) -> str:
     """The text with every marked table made anew."""
-    tables = {"settings": settings(), "exit codes": exit_codes(), "files": files(), "metrics": metrics()}
-    tables["benchmark"] = benchmark()
-    return MARKED.sub(lambda match: f"{match[1]}{tables[match[2]]}{match[3]}", text)
+    return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}{match[3]}", text)
 
 
 def benchmark() -> str:
     """The last benchmark that was kept, in short."""
-    results = json.loads((README.parent / "benchmarks" / "results" / "results.json").read_text())
+    results = json.loads((REPOSITORY / "benchmarks" / "results" / "results.json").read_text())
     names = ("bowsprit", "bowsprit, small steps", "fasttext 5 epochs", "fasttext 25 epochs", "vw 5 passes")
     return report.summary(results, (*names, "vw 20 passes", "sklearn sgd", "sklearn logistic"))
 
 
-def settings() -> str:
+def settings(of: kinds.Settings) -> str:
     """Every setting with its type, default and meaning."""
     rows = []
-    for name, field in Settings.model_fields.items():
-        shown_default = shown(env_name(name), field.default)
+    for name, field in of.model_fields.items():
+        variable = kinds.env_name(of, name)
+        shown_default = kinds.shown(variable, field.default)
         default = (
             "required"
             if field.is_required()
@@ -48,7 +51,7 @@ def settings() -> str:
             if field.default is None
             else f"`{shown_default}`"
         )
-        rows.append((f"`{env_name(name)}`", kind(field), default, field.description or ""))
+        rows.append((f"`{variable}`", kinds.kind(field), default, field.description or ""))
     return _table(("variable", "type", "default", "meaning"), rows)
 
 
@@ -76,6 +79,15 @@ def metrics() -> str:
     return _table(("metric", "of", "meaning"), rows)
 
 
+def server_metrics() -> str:
+    """Every metric of the server, as Prometheus gets it."""
+    rows = []
+    for metric in Metrics().families():
+        suffix = "_total" if metric.type == "counter" else ""
+        rows.append((f"`{metric.name}{suffix}`", metric.type, metric.documentation))
+    return _table(("metric", "type", "meaning"), rows)
+
+
 def _attribute_docstrings(of: type) -> dict[str, str]:
     """The strings that stand beneath the fields of a class."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(of))).body
@@ -98,5 +110,17 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|")
 
 
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": partial(settings, Settings),
+    "exit codes": exit_codes,
+    "files": files,
+    "metrics": metrics,
+    "benchmark": benchmark,
+    "server settings": partial(settings, ServerSettings),
+    "server metrics": server_metrics,
+}
+MARKED = re.compile(rf"(<!-- ({'|'.join(TABLES)}) -->\n).*?(<!-- end -->)", re.DOTALL)
+
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for document in (README, SERVING):
+        document.write_text(with_tables(document.read_text()))
