@@ -70,7 +70,16 @@ def test_the_example_of_serving_with_onnxruntime_alone_runs(
     assert set(names["labels"]) <= {"SPANISH", "ENGLISH"}
 
 
-def test_links_lead_somewhere() -> None:
-    """If it failed, a reader would end at a missing page."""
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README.read_text()):
-        assert (REPOSITORY / target).exists(), target
+@pytest.mark.parametrize(
+    "page",
+    sorted([README, REPOSITORY / "CONTRIBUTING.md", *REPOSITORY.glob("docs/**/*.md")]),
+    ids=lambda page: str(page.relative_to(REPOSITORY)),
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    """If it failed, a reader would end at a missing page, or at the top of a long one."""
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        other = page.parent / target if target else page
+        assert other.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)", other.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -21,24 +21,27 @@ class Metrics:
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter(
-            "bowsprit_requests", "Requests answered, by HTTP status.", ["status"], registry=registry
+            "bowsprit_requests",
+            "Requests that were answered, by HTTP `status`.",
+            ["status"],
+            registry=registry,
         )
         self.seconds = Histogram(
             "bowsprit_request_seconds",
-            "From a request's headers to its answer, of requests for predictions.",
+            "The time from a request's headers to its answer, of requests for predictions.",
             buckets=BUCKETS,
             registry=registry,
         )
         self.texts = Counter("bowsprit_texts", "Texts that were classified.", registry=registry)
         self.reloads = Counter(
             "bowsprit_reloads",
-            "Bundles that were found, by what became of them.",
+            "Other bundles that were found, by `result`: `served` or `refused`.",
             ["result"],
             registry=registry,
         )
         self._model = Gauge(
             "bowsprit_model_info",
-            "1 for the bundle that is served.",
+            "1 for the bundle that is served, by `bundle_id` and `provider`.",
             ["bundle_id", "provider"],
             registry=registry,
             multiprocess_mode="livemax",
