@@ -1,76 +1,20 @@
 """`python -m serving`: verify a bundle, or predict with it."""
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 from serving.bundle import FILES
-from serving.errors import BowspritError, DataError, ExitCode, SettingsError
-from serving.storage import is_url, url_problem
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print its usage and leave."""
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Flushes here, where a closed pipe is dealt with, and not when Python exits."""
-        sys.stdout.flush()
-        super().exit(status, message)
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{self.prog}: {message}; {self.prog} --help shows what it takes")
+from serving.command import BUNDLE_HELP, Parser, bundle_location, drop_output, exit_codes, run_command, start
+from serving.errors import DataError, ExitCode, SettingsError
 
 
 def main(argv: Sequence[str]) -> ExitCode:
     """Runs the command that the arguments ask for, and returns how it ended."""
-    try:
-        arguments = _parser().parse_args(argv)
-        run: Callable[[argparse.Namespace], ExitCode] = arguments.run
-        if arguments.run is _serve:
-            return run(arguments)
-        with _at_hand(arguments):
-            return run(arguments)
-    except BowspritError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except BrokenPipeError:
-        # Whoever read the output has enough.
-        _drop_output()
-        return ExitCode.DONE
-    except OSError as error:
-        _drop_output()
-        sys.stderr.write(
-            f"error: standard output: cannot be written ({error.strerror or error}); check the disk\n"
-        )
-        return ExitCode.PLATFORM
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return ExitCode.INTERRUPTED
-
-
-@contextlib.contextmanager
-def _at_hand(arguments: argparse.Namespace) -> Iterator[None]:
-    """Makes `arguments.bundle` a folder on this machine where it is a URL; `name` is what was given."""
-    arguments.name = str(arguments.bundle)
-    if not is_url(arguments.bundle):
-        yield
-        return
-    from serving.published import fetched
-
-    with fetched(arguments.bundle, arguments.files) as folder:
-        arguments.bundle = folder
-        yield
-
-
-def _drop_output() -> None:
-    """Keeps Python from complaining once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return run_command(_parser, argv)
 
 
 def _verify(arguments: argparse.Namespace) -> ExitCode:
@@ -85,7 +29,7 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
         sys.stdout.flush()
     except OSError:
         # Nobody may be reading; the exit code must say it all the same.
-        _drop_output()
+        drop_output()
         check(verdict.rungs, arguments.name)
         raise
     check(verdict.rungs, arguments.name)
@@ -127,10 +71,10 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m serving",
         description="Verifies a bundle that the training job published, or predicts with it.",
-        epilog="Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in _EXIT_CODES),
+        epilog=exit_codes(_EXIT_CODES),
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -141,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         help="check that a bundle is whole, and that its models give the trained model's log-probabilities",
     )
     verify.set_defaults(run=_verify, files=sorted({*asdict(FILES).values()} - {FILES.run}))
-    verify.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
+    verify.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
     verify.add_argument("--expect", metavar="ID", help="the bundle must be the one with this ID")
     verify.add_argument(
         "--torch",
@@ -156,13 +100,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serve.set_defaults(run=_serve)
-    serve.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
+    serve.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
 
     predict = commands.add_parser(
         "predict", allow_abbrev=False, help="classify texts: a line in, a JSON line out"
     )
     predict.set_defaults(run=_predict, files=[FILES.golden, FILES.labels, FILES.text_model])
-    predict.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
+    predict.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
     predict.add_argument("--input", type=Path, metavar="FILE", help="read texts here, not from stdin")
     predict.add_argument(
         "--top-k", type=_top_k, default=1, metavar="K", help="write the K most probable labels (default: 1)"
@@ -188,18 +132,6 @@ _EXIT_CODES = (
 )
 
 
-_BUNDLE_HELP = "for example artifacts/latest or s3://bucket/models/latest"
-
-
-def _bundle(text: str) -> Path | str:
-    if not is_url(text):
-        return Path(text)
-    problem = url_problem(text)
-    if problem is not None:
-        raise argparse.ArgumentTypeError(problem)
-    return text
-
-
 def _top_k(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
@@ -216,13 +148,5 @@ def _probability(text: str) -> float:
     return value
 
 
-def _terminated(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
-    # Python has None for those that are closed, and what is opened next would take their numbers.
-    if None in (sys.stdin, sys.stdout, sys.stderr):
-        sys.exit(ExitCode.SETTINGS)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(start(main))
