@@ -21,19 +21,30 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
     from serving.parity import check
     from serving.quality import read_failed_gate
     from serving.table import rungs_table
-    from serving.verify import verify
 
-    verdict = verify(arguments.bundle, expected_id=arguments.expect, with_torch=arguments.torch)
+    name, endpoint = arguments.name, arguments.against
+    if endpoint is None:
+        from serving.verify import verify
+
+        verdict = verify(arguments.bundle, expected_id=arguments.expect, with_torch=arguments.torch)
+        runtimes = "the files do"
+    else:
+        from serving.against import verify_against
+
+        verdict = verify_against(arguments.bundle, endpoint, expected_id=arguments.expect)
+        runtimes = f"{endpoint} does"
     try:
         sys.stdout.write(rungs_table(verdict.rungs))
+        sys.stdout.writelines(f"{note}\n" for note in verdict.notes)
         sys.stdout.flush()
     except OSError:
         # Nobody may be reading; the exit code must say it all the same.
         drop_output()
-        check(verdict.rungs, arguments.name)
+        check(verdict.rungs, name, runtimes=runtimes)
         raise
-    check(verdict.rungs, arguments.name)
-    sys.stdout.write(f"{arguments.name} holds: all {len(verdict.rungs)} checks\n")
+    check(verdict.rungs, name, runtimes=runtimes)
+    holds = f"{name} holds" if endpoint is None else f"{endpoint} serves {name}"
+    sys.stdout.write(f"{holds}: all {len(verdict.rungs)} checks\n")
     sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
     failed = read_failed_gate(arguments.bundle)
     if failed is not None:
@@ -87,7 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify, files=sorted({*asdict(FILES).values()} - {FILES.run}))
     verify.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
     verify.add_argument("--expect", metavar="ID", help="the bundle must be the one with this ID")
-    verify.add_argument(
+    runtimes = verify.add_mutually_exclusive_group()
+    runtimes.add_argument(
+        "--against",
+        type=_endpoint,
+        metavar="URL",
+        help="check what an Open Inference Protocol v2 endpoint answers, and not the files' models: "
+        "http://HOST:PORT, or http://HOST:PORT/v2/models/NAME where it has more than one",
+    )
+    runtimes.add_argument(
         "--torch",
         action="store_true",
         help="check TorchScript too; this runs the code in model.ts: only for a bundle that you trust",
@@ -130,6 +149,15 @@ _EXIT_CODES = (
     ExitCode.PLATFORM,
     ExitCode.INTERRUPTED,
 )
+
+
+def _endpoint(text: str) -> object:
+    from serving.endpoint import Address
+
+    try:
+        return Address.parse(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _top_k(text: str) -> int:

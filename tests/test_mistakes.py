@@ -135,6 +135,12 @@ def test_a_missing_gpu_is_an_error_where_one_is_required(
         ("verify nowhere", 6, ["nowhere: expected a bundle", "found nothing", "artifacts/latest"]),
         ("verify good.tsv", 6, ["good.tsv: expected a bundle", "found a file"]),
         ("verify empty-folder", 6, ["empty-folder", "no manifest.json"]),
+        (
+            "verify empty-folder --against localhost:8080",
+            2,
+            ["--against", "http://HOST:PORT", "'localhost:8080'"],
+        ),
+        ("verify nowhere --against http://localhost:1", 6, ["nowhere: expected a bundle"]),
         ("predict empty-folder", 6, ["empty-folder", "no manifest.json"]),
         ("predict empty-folder --top-k 0", 2, ["--top-k", "a whole number from 1"]),
         ("predict empty-folder --threshold 2", 2, ["--threshold", "a probability from 0 to 1"]),
