@@ -99,6 +99,7 @@ def test_a_server_that_describes_nothing_is_replayed_all_the_same(good: Behaviou
         code, out, _ = gate(url)
     assert code == ExitCode.DONE
     assert "says nothing of the model's inputs" in out
+    assert lines(out, "endpoint, metadata") == []
 
 
 def test_limits_of_a_server_are_kept_and_told(good: Behaviour, gate: Gate) -> None:
