@@ -265,7 +265,7 @@ def test_a_bad_line_ends_in_3_after_the_lines_before_it(trained: Path, bad: byte
 
 ARGUMENTS: list[tuple[list[str], int, str]] = [
     ([], 2, "the following arguments are required: COMMAND"),
-    (["serve"], 2, "invalid choice: 'serve'"),
+    (["serve"], 2, "the following arguments are required: BUNDLE"),
     (["verify"], 2, "the following arguments are required: BUNDLE"),
     (["predict"], 2, "the following arguments are required: BUNDLE"),
     (["verify", "{bundle}", "--fast"], 2, "unrecognized arguments: --fast"),
