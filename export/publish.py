@@ -97,7 +97,7 @@ def publish(
         target = output_dir / f"{run_name}{FAILED}"
     with storage_errors(output_dir):
         for path in [*folder.iterdir(), folder]:
-            _sync(path)
+            sync(path)
         if not os.path.lexists(target):
             folder.rename(target)
         elif not overwrite:
@@ -107,7 +107,7 @@ def publish(
             )
         else:
             _replace(folder, target)
-        _sync(output_dir)
+        sync(output_dir)
     if move_latest:
         _point_latest(output_dir, run_name, folder.parent / LATEST)
     return target
@@ -161,7 +161,7 @@ def _point_latest(output_dir: Path, run_name: str, fresh: Path) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         fresh.symlink_to(run_name)
         fresh.replace(link)
-        _sync(output_dir)
+        sync(output_dir)
     except OSError as error:
         raise PlatformError(
             f"{link}: cannot be made to point at {run_name} ({error.strerror}); the bundle is "
@@ -209,7 +209,8 @@ def _discard_if_abandoned(path: Path) -> None:
         os.close(lock)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,95 +1,50 @@
 """`python -m serving`: verify a bundle, or predict with it."""
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 from serving.bundle import FILES
-from serving.errors import BowspritError, DataError, ExitCode, SettingsError
-from serving.storage import is_url, url_problem
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print its usage and leave."""
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Flushes here, where a closed pipe is dealt with, and not when Python exits."""
-        sys.stdout.flush()
-        super().exit(status, message)
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{self.prog}: {message}; {self.prog} --help shows what it takes")
+from serving.command import BUNDLE_HELP, Parser, bundle_location, drop_output, exit_codes, run_command, start
+from serving.errors import DataError, ExitCode, SettingsError
 
 
 def main(argv: Sequence[str]) -> ExitCode:
     """Runs the command that the arguments ask for, and returns how it ended."""
-    try:
-        arguments = _parser().parse_args(argv)
-        run: Callable[[argparse.Namespace], ExitCode] = arguments.run
-        if arguments.run is _serve:
-            return run(arguments)
-        with _at_hand(arguments):
-            return run(arguments)
-    except BowspritError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except BrokenPipeError:
-        # Whoever read the output has enough.
-        _drop_output()
-        return ExitCode.DONE
-    except OSError as error:
-        _drop_output()
-        sys.stderr.write(
-            f"error: standard output: cannot be written ({error.strerror or error}); check the disk\n"
-        )
-        return ExitCode.PLATFORM
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return ExitCode.INTERRUPTED
-
-
-@contextlib.contextmanager
-def _at_hand(arguments: argparse.Namespace) -> Iterator[None]:
-    """Makes `arguments.bundle` a folder on this machine where it is a URL; `name` is what was given."""
-    arguments.name = str(arguments.bundle)
-    if not is_url(arguments.bundle):
-        yield
-        return
-    from serving.published import fetched
-
-    with fetched(arguments.bundle, arguments.files) as folder:
-        arguments.bundle = folder
-        yield
-
-
-def _drop_output() -> None:
-    """Keeps Python from complaining once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return run_command(_parser, argv)
 
 
 def _verify(arguments: argparse.Namespace) -> ExitCode:
     from serving.parity import check
     from serving.quality import read_failed_gate
     from serving.table import rungs_table
-    from serving.verify import verify
 
-    verdict = verify(arguments.bundle, expected_id=arguments.expect, with_torch=arguments.torch)
+    name, endpoint = arguments.name, arguments.against
+    if endpoint is None:
+        from serving.verify import verify
+
+        verdict = verify(arguments.bundle, expected_id=arguments.expect, with_torch=arguments.torch)
+        runtimes = "the files do"
+    else:
+        from serving.against import verify_against
+
+        verdict = verify_against(arguments.bundle, endpoint, expected_id=arguments.expect)
+        runtimes = f"{endpoint} does"
     try:
         sys.stdout.write(rungs_table(verdict.rungs))
+        sys.stdout.writelines(f"{note}\n" for note in verdict.notes)
         sys.stdout.flush()
     except OSError:
         # Nobody may be reading; the exit code must say it all the same.
-        _drop_output()
-        check(verdict.rungs, arguments.name)
+        drop_output()
+        check(verdict.rungs, name, runtimes=runtimes)
         raise
-    check(verdict.rungs, arguments.name)
-    sys.stdout.write(f"{arguments.name} holds: all {len(verdict.rungs)} checks\n")
+    check(verdict.rungs, name, runtimes=runtimes)
+    holds = f"{name} holds" if endpoint is None else f"{endpoint} serves {name}"
+    sys.stdout.write(f"{holds}: all {len(verdict.rungs)} checks\n")
     sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
     failed = read_failed_gate(arguments.bundle)
     if failed is not None:
@@ -127,10 +82,10 @@ def _serve(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m serving",
         description="Verifies a bundle that the training job published, or predicts with it.",
-        epilog="Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in _EXIT_CODES),
+        epilog=exit_codes(_EXIT_CODES),
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -141,9 +96,17 @@ def _parser() -> argparse.ArgumentParser:
         help="check that a bundle is whole, and that its models give the trained model's log-probabilities",
     )
     verify.set_defaults(run=_verify, files=sorted({*asdict(FILES).values()} - {FILES.run}))
-    verify.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
+    verify.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
     verify.add_argument("--expect", metavar="ID", help="the bundle must be the one with this ID")
-    verify.add_argument(
+    runtimes = verify.add_mutually_exclusive_group()
+    runtimes.add_argument(
+        "--against",
+        type=_endpoint,
+        metavar="URL",
+        help="check what an Open Inference Protocol v2 endpoint answers, and not the files' models: "
+        "http://HOST:PORT, or http://HOST:PORT/v2/models/NAME where it has more than one",
+    )
+    runtimes.add_argument(
         "--torch",
         action="store_true",
         help="check TorchScript too; this runs the code in model.ts: only for a bundle that you trust",
@@ -156,13 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serve.set_defaults(run=_serve)
-    serve.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
+    serve.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
 
     predict = commands.add_parser(
         "predict", allow_abbrev=False, help="classify texts: a line in, a JSON line out"
     )
     predict.set_defaults(run=_predict, files=[FILES.golden, FILES.labels, FILES.text_model])
-    predict.add_argument("bundle", type=_bundle, metavar="BUNDLE", help=_BUNDLE_HELP)
+    predict.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
     predict.add_argument("--input", type=Path, metavar="FILE", help="read texts here, not from stdin")
     predict.add_argument(
         "--top-k", type=_top_k, default=1, metavar="K", help="write the K most probable labels (default: 1)"
@@ -188,16 +151,13 @@ _EXIT_CODES = (
 )
 
 
-_BUNDLE_HELP = "for example artifacts/latest or s3://bucket/models/latest"
+def _endpoint(text: str) -> object:
+    from serving.endpoint import Address
 
-
-def _bundle(text: str) -> Path | str:
-    if not is_url(text):
-        return Path(text)
-    problem = url_problem(text)
-    if problem is not None:
-        raise argparse.ArgumentTypeError(problem)
-    return text
+    try:
+        return Address.parse(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _top_k(text: str) -> int:
@@ -216,13 +176,5 @@ def _probability(text: str) -> float:
     return value
 
 
-def _terminated(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
-    # Python has None for those that are closed, and what is opened next would take their numbers.
-    if None in (sys.stdin, sys.stdout, sys.stderr):
-        sys.exit(ExitCode.SETTINGS)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(start(main))

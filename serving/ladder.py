@@ -129,7 +129,7 @@ def bag_rungs(
     """A rung for each sample, of a runtime that takes bags and sums in float64."""
     rungs = []
     for sample in some:
-        found = [(score(sample.bags.part(rows)), rows) for _, rows in _batches(sample)]
+        found = [(score(sample.bags.part(rows)), rows) for _, rows in batches(sample)]
         rungs.append(_compared(name, sample, found, tolerance))
     return rungs
 
@@ -146,11 +146,11 @@ def _compared(
     )
 
 
-def _batches(sample: Sample) -> Iterator[tuple[list[str], slice]]:
+def batches(sample: Sample) -> Iterator[tuple[list[str], slice]]:
     """The texts in batches of 0, 1, 7 and 256, with their rows."""
-    batches = list(in_batches(sample.texts))
-    ends = np.cumsum([0, *map(len, batches)]).tolist()
-    for batch, (start, end) in zip(batches, pairwise(ends), strict=True):
+    parts = list(in_batches(sample.texts))
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
+    for batch, (start, end) in zip(parts, pairwise(ends), strict=True):
         yield batch, slice(start, end)
 
 
@@ -176,7 +176,7 @@ def _text_rung(sample: Sample, model: TextModel, labels: Sequence[str], toleranc
         num_wrong += sum(labels[best] != name for best, name in zip(found.argmax(axis=1), named, strict=True))
         return found
 
-    batched = [(log_probs(batch), rows) for batch, rows in _batches(sample)]
+    batched = [(log_probs(batch), rows) for batch, rows in batches(sample)]
     # And each short text alone, since what a large batch takes decides its way through the graph.
     short = [row for row, text in enumerate(sample.texts) if len(text) <= SHORT]
     alone = [(log_probs([sample.texts[row]]), row) for row in short]

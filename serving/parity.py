@@ -71,11 +71,11 @@ def compare(
     expected = scores.log_probs
     if log_probs.shape != expected.shape:
         problem = f"expected log-probabilities of shape {list(expected.shape)}, found {list(log_probs.shape)}"
-        return _broken(name, sample, len(expected), problem)
+        return broken(name, sample, len(expected), problem)
     if not np.isfinite(log_probs).all():
-        return _broken(name, sample, len(expected), "a log-probability is infinite or not a number")
+        return broken(name, sample, len(expected), "a log-probability is infinite or not a number")
     if not np.isfinite(expected).all():
-        return _broken(name, sample, len(expected), "the reference is infinite or not a number")
+        return broken(name, sample, len(expected), "the reference is infinite or not a number")
     difference = np.abs(log_probs.astype(np.float64) - expected)
     bound = tolerance.bound(scores, float32_sums=float32_sums)
     return Rung(
@@ -94,7 +94,7 @@ def compare_exactly(
     """Holds numbers such as weights against what they should be: every bit must be the same."""
     if found.shape != expected.shape:
         problem = f"expected {expected.size:,}, found {found.size:,}"
-        return _broken(name, sample, expected.size, problem)
+        return broken(name, sample, expected.size, problem)
     differs = found.view(np.uint32) != expected.view(np.uint32)
     number = int(differs.sum())
     # A signalling NaN would warn.
@@ -130,10 +130,13 @@ def by_name(rungs: Sequence[Rung]) -> list[Rung]:
     return [replace(rung, sample=unit) for rung, (_, unit) in zip(merged, names, strict=True)]
 
 
-def check(rungs: Sequence[Rung], what: str) -> None:
-    """Raises ParityError that names every rung which does not hold; `what` is the bundle, for the message."""
-    broken = [rung for rung in rungs if not rung.holds]
-    if not broken:
+def check(rungs: Sequence[Rung], what: str, *, runtimes: str = "the files do") -> None:
+    """Raises ParityError that names every rung which does not hold.
+
+    what, runtimes: the bundle, and what was held against it, for the message.
+    """
+    failed = [rung for rung in rungs if not rung.holds]
+    if not failed:
         return
     lines = [
         f"  {rung.name} on {rung.count:,} {rung.sample}: "
@@ -141,15 +144,16 @@ def check(rungs: Sequence[Rung], what: str) -> None:
             rung.problem
             or f"up to {rung.largest_difference:.3g}, {rung.share_of_bound:.3g} times what is allowed"
         )
-        for rung in broken
+        for rung in failed
     ]
     raise ParityError(
-        f"{what}: {len(broken)} of {len(rungs)} checks failed; the files do not give the trained model's "
+        f"{what}: {len(failed)} of {len(rungs)} checks failed; {runtimes} not give the trained model's "
         "log-probabilities:\n" + "\n".join(lines)
     )
 
 
-def _broken(name: str, sample: str, count: int, problem: str) -> Rung:
+def broken(name: str, sample: str, count: int, problem: str) -> Rung:
+    """A rung on which more is wrong than numbers."""
     return Rung(
         name=name,
         sample=sample,

@@ -14,6 +14,8 @@ from serving.weights import Parameters, read_safetensors
 
 GOLDEN_TOLERANCE = Tolerance(atol=1e-9, rtol=1e-9)
 """Two float64 sums of the same terms in another order differ by less."""
+GOLDEN_TEXTS = "golden texts"
+"""What a rung on the golden examples is said to be on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,20 @@ class Verdict:
 
     bundle: Bundle
     rungs: Sequence[Rung]
+    notes: Sequence[str] = ()
+    """What else is worth knowing, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """What runtimes are held against: a bundle that is whole, its float64 reference, and what that says."""
+
+    bundle: Bundle
+    parameters: Parameters
+    reference: Reference
+    golden: Rung
+    """The reference against the golden examples."""
+    samples: Sequence[Sample]
 
 
 def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = False) -> Verdict:
@@ -33,20 +49,29 @@ def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = Fal
     Raises ArtifactError where the bundle is damaged or not the one with `expected_id`. A rung that does not
     hold is in the verdict: `serving.parity.check` makes an error of it.
     """
+    original = read_original(path, expected_id=expected_id)
+    reference, some, tolerance = original.reference, original.samples, Tolerance()
+    manifest = original.bundle.manifest
+    metadata = onnx_metadata(manifest.labels, manifest.features, manifest.settings, manifest.data)
+    rungs = [original.golden, *climb(path, original.parameters, metadata, reference, some, tolerance)]
+    if with_torch:
+        rungs += torchscript_rungs(path, reference, some, tolerance)
+    return Verdict(bundle=original.bundle, rungs=rungs)
+
+
+def read_original(path: Path, *, expected_id: str | None = None) -> Original:
+    """Checks the hashes of a bundle, and scores golden, adversarial and every-word texts in float64.
+
+    Raises ArtifactError where the bundle is damaged or not the one with `expected_id`.
+    """
     bundle = open_bundle(path)
     check_id(bundle, expected_id)
     check_files(bundle)
     parameters = read_parameters(bundle)
     reference = reference_of(parameters)
     golden, texts = golden_rung(path, reference, bundle.manifest.labels)
-    tolerance = Tolerance()
-    some = samples(reference, parameters.vocabulary, {"golden texts": texts})
-    manifest = bundle.manifest
-    metadata = onnx_metadata(manifest.labels, manifest.features, manifest.settings, manifest.data)
-    rungs = [golden, *climb(path, parameters, metadata, reference, some, tolerance)]
-    if with_torch:
-        rungs += torchscript_rungs(path, reference, some, tolerance)
-    return Verdict(bundle=bundle, rungs=rungs)
+    some = samples(reference, parameters.vocabulary, {GOLDEN_TEXTS: texts})
+    return Original(bundle=bundle, parameters=parameters, reference=reference, golden=golden, samples=some)
 
 
 def read_parameters(bundle: Bundle) -> Parameters:
@@ -93,7 +118,7 @@ def golden_rung(folder: Path, reference: Reference, labels: Sequence[str]) -> tu
     scores = reference.score(texts)
     rung = compare(
         "reference",
-        "golden texts",
+        GOLDEN_TEXTS,
         scores.log_probs,
         Scores(log_probs=log_probs, rounding_scale=scores.rounding_scale),
         GOLDEN_TOLERANCE,

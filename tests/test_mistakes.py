@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from export.__main__ import main as export_main
 from job.main import main as job_main
 from job.stopping import Stop
 from serving.__main__ import main as serving_main
@@ -135,6 +136,12 @@ def test_a_missing_gpu_is_an_error_where_one_is_required(
         ("verify nowhere", 6, ["nowhere: expected a bundle", "found nothing", "artifacts/latest"]),
         ("verify good.tsv", 6, ["good.tsv: expected a bundle", "found a file"]),
         ("verify empty-folder", 6, ["empty-folder", "no manifest.json"]),
+        (
+            "verify empty-folder --against localhost:8080",
+            2,
+            ["--against", "http://HOST:PORT", "'localhost:8080'"],
+        ),
+        ("verify nowhere --against http://localhost:1", 6, ["nowhere: expected a bundle"]),
         ("predict empty-folder", 6, ["empty-folder", "no manifest.json"]),
         ("predict empty-folder --top-k 0", 2, ["--top-k", "a whole number from 1"]),
         ("predict empty-folder --threshold 2", 2, ["--threshold", "a probability from 0 to 1"]),
@@ -151,3 +158,38 @@ def test_a_mistake_in_serving_gives_one_clear_message(
     assert captured.err.count("\n") == 1
     for words in says:
         assert words in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ("", 2, ["COMMAND", "--help"]),
+        ("onnx", 2, ["invalid choice: 'onnx'", "--help"]),
+        ("triton", 2, ["BUNDLE, REPOSITORY"]),
+        ("triton empty-folder", 2, ["REPOSITORY"]),
+        ("triton nowhere models", 6, ["nowhere: expected a bundle", "artifacts/latest"]),
+        ("triton empty-folder models", 6, ["empty-folder", "no manifest.json"]),
+        ("triton {bundle} file", 2, ["file: expected a folder, or nothing, found a file", "REPOSITORY"]),
+        ("triton {bundle} file/models", 74, ["Not a directory", "REPOSITORY"]),
+        ("triton {bundle} s3://bucket/models", 2, ["expected a folder", "'s3://bucket/models'"]),
+        ("triton {bundle} models --name a/b", 2, ["'a/b'", "letters, digits"]),
+        ("triton {bundle} models --max-batch-size 0", 2, ["--max-batch-size", "from 1"]),
+        ("triton {bundle} models --instances two", 2, ["--instances", "'two'"]),
+    ],
+)
+def test_a_mistake_in_exporting_gives_one_clear_message(
+    folder: Path, capfd: pytest.CaptureFixture[str], arguments: str, code: int, says: list[str]
+) -> None:
+    """If it failed, a wrong path would end in a traceback, or leave half a model repository."""
+    if "{bundle}" in arguments:
+        environ = {"BOW_TRAIN_DATA": "good.tsv", "BOW_DEVICE": "cpu", "BOW_LOG_FORMAT": "console"}
+        assert job_main([], environ, Stop()) == ExitCode.DONE
+        capfd.readouterr()
+    assert export_main(arguments.format(bundle="artifacts/latest").split()) == code
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    for words in says:
+        assert words in captured.err
+    assert not (folder / "models").exists()

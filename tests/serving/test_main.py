@@ -265,7 +265,7 @@ def test_a_bad_line_ends_in_3_after_the_lines_before_it(trained: Path, bad: byte
 
 ARGUMENTS: list[tuple[list[str], int, str]] = [
     ([], 2, "the following arguments are required: COMMAND"),
-    (["serve"], 2, "invalid choice: 'serve'"),
+    (["serve"], 2, "the following arguments are required: BUNDLE"),
     (["verify"], 2, "the following arguments are required: BUNDLE"),
     (["predict"], 2, "the following arguments are required: BUNDLE"),
     (["verify", "{bundle}", "--fast"], 2, "unrecognized arguments: --fast"),
@@ -324,7 +324,10 @@ def test_help_names_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
     """If it failed, a user would have to read the code."""
     for arguments, words in (
         (["--help"], ["verify", "predict", "5 A runtime's log-probabilities differ", "75 Ended by a signal"]),
-        (["verify", "--help"], ["--expect ID", "--torch", "only for a bundle that you trust"]),
+        (
+            ["verify", "--help"],
+            ["--expect ID", "--against URL", "--torch", "only for a bundle that you trust"],
+        ),
         (["predict", "--help"], ["--input FILE", "--top-k K", "--threshold P"]),
     ):
         with pytest.raises(SystemExit) as ended:

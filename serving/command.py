@@ -1,0 +1,109 @@
+"""What the commands of `serving` and `export` share: how they read arguments, and how they end."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from serving.errors import BowspritError, ExitCode, SettingsError
+from serving.storage import is_url, url_problem
+
+BUNDLE_HELP = "for example artifacts/latest or s3://bucket/models/latest"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises where argparse would print its usage and leave."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Flushes here, where a closed pipe is dealt with, and not when Python exits."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises SettingsError."""
+        raise SettingsError(f"{self.prog}: {message}; {self.prog} --help shows what it takes")
+
+
+def run_command(parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str]) -> ExitCode:
+    """Calls `arguments.run` with what the parser makes of the arguments, and returns how it ended.
+
+    Where `arguments.bundle` is a URL and there are `arguments.files`, a copy of these takes its place.
+    """
+    try:
+        arguments = parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], ExitCode] = arguments.run
+        with _at_hand(arguments):
+            return run(arguments)
+    except BowspritError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has enough.
+        drop_output()
+        return ExitCode.DONE
+    except OSError as error:
+        drop_output()
+        sys.stderr.write(
+            f"error: standard output: cannot be written ({error.strerror or error}); check the disk\n"
+        )
+        return ExitCode.PLATFORM
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return ExitCode.INTERRUPTED
+
+
+def start(main: Callable[[Sequence[str]], ExitCode]) -> ExitCode:
+    """Runs a command as this process: by its arguments, and until a signal ends it."""
+    signal.signal(signal.SIGTERM, _terminated)
+    # Python has None for those that are closed, and what is opened next would take their numbers.
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        return ExitCode.SETTINGS
+    return main(sys.argv[1:])
+
+
+def drop_output() -> None:
+    """Keeps Python from complaining once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def bundle_location(text: str) -> Path | str:
+    """The argument BUNDLE: a folder, or a URL."""
+    if not is_url(text):
+        return Path(text)
+    problem = url_problem(text)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def exit_codes(codes: Sequence[ExitCode]) -> str:
+    """What `--help` says of the exit codes."""
+    return "Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in codes)
+
+
+@contextlib.contextmanager
+def _at_hand(arguments: argparse.Namespace) -> Iterator[None]:
+    """Makes `arguments.bundle` a folder on this machine where it is a URL; `name` is what was given.
+
+    Commands that find their bundle themselves ask for no files.
+    """
+    if not hasattr(arguments, "files"):
+        yield
+        return
+    arguments.name = str(arguments.bundle)
+    if not is_url(arguments.bundle):
+        yield
+        return
+    from serving.published import fetched
+
+    with fetched(arguments.bundle, arguments.files) as folder:
+        arguments.bundle = folder
+        yield
+
+
+def _terminated(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
