@@ -1,9 +1,10 @@
-"""`python -m serving`: verify a bundle, or predict with it."""
+"""`python -m serving`: verify a bundle, serve it, or predict with it."""
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -74,17 +75,32 @@ def _predict(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _serve(arguments: argparse.Namespace) -> ExitCode:
-    try:
+    with _needs_extra("serve", "server"):
         from serving.server.run import serve
-    except ModuleNotFoundError as error:
-        raise SettingsError(f"serve needs {error.name}: pip install 'bowsprit[serving,server]'") from error
     return serve(arguments.bundle, os.environ)
+
+
+def _server_settings() -> str:
+    with _needs_extra("serve", "server"):
+        from serving.server.settings import ServerSettings
+        from serving.settings.help import page_width, settings_section
+    return settings_section(ServerSettings, page_width())
+
+
+@contextlib.contextmanager
+def _needs_extra(command: str, extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"{command} needs {error.name}: pip install 'bowsprit[serving,{extra}]'"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m serving",
-        description="Verifies a bundle that the training job published, or predicts with it.",
+        description="Verifies a bundle that the training job published, serves it, or predicts with it.",
         epilog=exit_codes(_EXIT_CODES),
         allow_abbrev=False,
     )
@@ -116,8 +132,10 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         allow_abbrev=False,
         help="answer requests over HTTP, by the Open Inference Protocol",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Answers requests over HTTP, by the Open Inference Protocol, once the bundle is proven. "
+        "Settings are environment variables; an empty one counts as unset.",
     )
+    serve.more_help = _server_settings
     serve.set_defaults(run=_serve)
     serve.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
 

@@ -18,6 +18,14 @@ BUNDLE_HELP = "for example artifacts/latest or s3://bucket/models/latest"
 class Parser(argparse.ArgumentParser):
     """Raises where argparse would print its usage and leave."""
 
+    more_help: Callable[[], str] | None = None
+    """What `--help` ends with, made when it is asked for."""
+
+    def format_help(self) -> str:
+        """The text of `--help`."""
+        text = super().format_help()
+        return text if self.more_help is None else f"{text}\n{self.more_help()}\n"
+
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Flushes here, where a closed pipe is dealt with, and not when Python exits."""
         sys.stdout.flush()

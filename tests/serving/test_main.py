@@ -14,6 +14,7 @@ import pytest
 from serving.__main__ import main
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
+from serving.server.settings import ServerSettings
 from tests.serving.conftest import REPOSITORY
 from tests.serving.damage import added, in_initializer, in_lines, in_manifest, seal_again, swap
 
@@ -378,3 +379,10 @@ def test_torch_is_asked_for_where_it_is_missing(trained: Path, tmp_path: Path) -
     assert (found.returncode, found.stdout) == (ExitCode.SETTINGS, b"")
     assert found.stderr.startswith(b"error: --torch needs torch, which is not installed here; run it without")
     assert found.stderr.count(b"\n") == 1
+
+
+def test_help_of_serve_names_every_setting() -> None:
+    """If it failed, a user would look for the server's settings in its code."""
+    shown = run("serve", "--help").stdout.decode()
+    for name in ServerSettings.model_fields:
+        assert f"  BOW_SERVE_{name.upper()} " in shown
