@@ -30,7 +30,7 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
         verdict = verify(arguments.bundle, expected_id=arguments.expect, with_torch=arguments.torch)
         runtimes = "the files do"
     else:
-        from serving.against import verify_against
+        from serving.endpoint.against import verify_against
 
         verdict = verify_against(arguments.bundle, endpoint, expected_id=arguments.expect)
         runtimes = f"{endpoint} does"
@@ -170,7 +170,7 @@ _EXIT_CODES = (
 
 
 def _endpoint(text: str) -> object:
-    from serving.endpoint import Address
+    from serving.endpoint.http import Address
 
     try:
         return Address.parse(text)

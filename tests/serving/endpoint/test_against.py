@@ -13,7 +13,7 @@ from serving.__main__ import main
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
 from tests.serving.damage import added, in_initializer, whole
-from tests.serving.v2_server import Behaviour, of_bundle, served
+from tests.serving.endpoint.v2_server import Behaviour, of_bundle, served
 
 pytestmark = pytest.mark.usefixtures("shorter_texts")
 ID = "b" * 64
@@ -299,7 +299,7 @@ def test_an_endpoint_that_cannot_be_asked_is_no_difference(good: Behaviour, gate
 
 def test_a_silent_endpoint_is_given_up(good: Behaviour, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, a gate would wait for ever."""
-    monkeypatch.setattr("serving.endpoint.TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("serving.endpoint.http.TIMEOUT_SECONDS", 0.05)
     good.delay = 0.2
     with served(good) as url:
         code, _, err = gate(url)

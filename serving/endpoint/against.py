@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.endpoint import BINARY, Address, Answer, AnswerError, Endpoint, RefusedError, TensorMetadata
+from serving.endpoint.answer import Answer, AnswerError
+from serving.endpoint.client import BINARY, Endpoint, RefusedError, TensorMetadata
+from serving.endpoint.http import Address
 from serving.ladder import SHORT, Rows, Sample, batches
 from serving.parity import Rung, Tolerance, broken, compare, merge
 from serving.verify import GOLDEN_TEXTS, Verdict, read_original
