@@ -141,7 +141,7 @@ def _turn(
     except LoadError as error:
         sys.exit(f"{name} failed under {each}: {error}")
     server.pause()
-    _check_size(found, sizes[name][each.texts], f"{name} under {each}")
+    check_size(found, sizes[name][each.texts], f"{name} under {each}")
     sys.stderr.write(
         f"{name}, {each}: {found.rate:,.0f} requests/s, p50 {1e3 * found.p50:.2f} ms, "
         f"p99 {1e3 * found.p99:.2f} ms\n"
@@ -149,7 +149,7 @@ def _turn(
     return asdict(found) | {"rate": found.rate, "cpu": cpu / found.requests}
 
 
-def _check_size(found: Measured, size: float, where: str) -> None:
+def check_size(found: Measured, size: float, where: str) -> None:
     """wrk takes any answer below status 400 for a good one; what is much shorter is another answer."""
     mean = found.received / found.requests
     if mean < SHORTEST * size:
@@ -173,7 +173,7 @@ def _in_process(material: Material) -> dict[str, dict[str, float]]:
     return found
 
 
-def _of_any_machine(words: Sequence[str]) -> list[str]:
+def of_any_machine(words: Sequence[str]) -> list[str]:
     """A command's words without the folders of this machine."""
     return [Path(word).name if Path(word).is_absolute() else word for word in words]
 
@@ -183,7 +183,7 @@ def _results(
 ) -> dict[str, Any]:
     manifest = material.bundle.manifest
     return {
-        "command": shlex.join(["python", "-m", "benchmarks.serving", *_of_any_machine(sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", "benchmarks.serving", *of_any_machine(sys.argv[1:])]),
         "machine": limits.machine(usable_cores()),
         "generator": load.generator(),
         "rounds": arguments.rounds,
