@@ -14,7 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.serving.load import MARK, SLOWEST_ANSWER
+from benchmarks.serving.load import MARK, OPENING, SLOWEST_ANSWER
 
 
 class _Figures:
@@ -34,16 +34,20 @@ async def _measure(url: str, bodies: Path, connections: int, seconds: float) -> 
         for body in bodies.read_bytes().splitlines()
     )
     figures = _Figures()
-    begin = time.perf_counter()
+    begin = time.perf_counter() + OPENING
     async with asyncio.TaskGroup() as tasks:
         for _ in range(connections):
-            tasks.create_task(_connection(host, port, requests, begin + seconds, figures))
+            tasks.create_task(_connection(host, port, requests, (begin, begin + seconds), figures))
     return _line(figures, time.perf_counter() - begin)
 
 
-async def _connection(host: str, port: int, requests: Iterator[bytes], end: float, figures: _Figures) -> None:
+async def _connection(
+    host: str, port: int, requests: Iterator[bytes], times: tuple[float, float], figures: _Figures
+) -> None:
     try:
         reader, writer = await asyncio.open_connection(host, port, limit=1 << 24)
+        begin, end = times
+        await asyncio.sleep(begin - time.perf_counter())
         while (sent := time.perf_counter()) < end:
             writer.write(next(requests))
             async with asyncio.timeout(SLOWEST_ANSWER):

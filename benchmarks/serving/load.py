@@ -11,6 +11,8 @@ from typing import Any
 
 TEXTS = (1, 32)
 CONNECTIONS = (1, 8, 64)
+OPENING = 0.2
+"""Seconds in which the server accepts all connections, before the first request and the clock."""
 SLOWEST_ANSWER = 30
 """Seconds: an answer that takes longer counts as failed."""
 SCRIPT = Path(__file__).with_name("wrk.lua")
@@ -84,6 +86,7 @@ def put(url: str, bodies: Path, *, connections: int, seconds: int) -> Measured:
         [
             *(wrk, "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"),
             *("--timeout", f"{SLOWEST_ANSWER}s", "--script", str(SCRIPT), url, "--", str(bodies)),
+            *(str(connections), f"{1000 * OPENING:.0f}"),
         ]
         if wrk
         else [
@@ -99,11 +102,13 @@ def put(url: str, bodies: Path, *, connections: int, seconds: int) -> Measured:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LoadError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return read(done.stdout)
+    return read(done.stdout, opening=OPENING if wrk else 0.0)
 
 
-def read(output: str) -> Measured:
+def read(output: str, *, opening: float = 0.0) -> Measured:
     """What wrk.lua and client.py say at the end.
+
+    opening: the seconds of it that passed before the first request.
 
     Raises LoadError where a request failed, or none was answered.
     """
@@ -115,7 +120,7 @@ def read(output: str) -> Measured:
         raise LoadError(f"{found['failed']:,} of {found['requests']:,} requests failed:\n{output}")
     return Measured(
         requests=found["requests"],
-        seconds=found["microseconds"] / 1e6,
+        seconds=found["microseconds"] / 1e6 - opening,
         received=found["received"],
         p50=found["p50"] / 1e6,
         p99=found["p99"] / 1e6,

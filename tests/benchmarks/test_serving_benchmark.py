@@ -50,6 +50,7 @@ def test_what_wrk_says_is_read() -> None:
         slowest=0.023895,
     )
     assert found.rate == 4500
+    assert read(SAID, opening=0.3).rate == pytest.approx(5000)
 
 
 def test_what_is_read_is_what_wrk_is_told_to_say() -> None:
