@@ -10,6 +10,7 @@ BUILD_FLAGS ?=## more flags for the engine's build, such as --build-arg BASE_IMA
 RUN_FLAGS ?=## more flags for the engine's run, such as --memory 8g
 
 BENCHMARK ?=## what `benchmark` is asked for: --help lists it
+BENCHMARK_SERVING ?=## what `benchmark-serving` is asked for: --help lists it
 DATA_SETS ?=## what `options` measures on: name=train.tsv or name=train.tsv,validation.tsv, one or more
 
 # Also where podman answers to the name docker.
@@ -23,13 +24,13 @@ BUILD = $(CONTAINER_ENGINE) build $(BUILD_FLAGS) --file Dockerfile.cuda \
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help setup train train-gpu train-container image image-serve sbom recipe engine gpu test test-system test-kills benchmark options profile lint format types docs clean
+.PHONY: help setup train train-gpu train-container image image-serve sbom recipe engine gpu test test-system test-kills benchmark benchmark-serving options profile lint format types docs clean
 .DELETE_ON_ERROR:
 
 help: ## List the commands and the variables that change them
-	@awk -F ' ?## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-15s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ' ?## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-17s  %s\n", $$1, $$2 }' Makefile
 	@echo
-	@awk -F '## ' '/^[A-Z_]+ \?=.*## / { split($$1, name, " "); printf "  %-21s %s\n", name[1], $$2 }' Makefile
+	@awk -F '## ' '/^[A-Z_]+ \?=.*## / { split($$1, name, " "); printf "  %-23s %s\n", name[1], $$2 }' Makefile
 
 setup: $(STAMP) ## Install everything into .venv, once
 
@@ -107,6 +108,10 @@ test-kills: setup ## Kill a run at 50 moments, and see what it ends with; takes 
 benchmark: setup ## Compare with fastText, Vowpal Wabbit and scikit-learn; takes some minutes
 	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[train,dev,benchmark]'
 	@$(BIN)/python -m benchmarks $(BENCHMARK)
+
+benchmark-serving: setup ## Compare our server with the KServe SDK's and mlserver's; takes some minutes
+	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[train,dev,benchmark]'
+	@$(BIN)/python -m benchmarks.serving $(BENCHMARK_SERVING)
 
 options: setup ## Measure what each option for features gives, on DATA_SETS, into docs/features.md
 	@$(BIN)/python -m benchmarks.options $(DATA_SETS)
