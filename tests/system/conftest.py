@@ -73,11 +73,17 @@ def recipe_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def has_installed(program: str, *, package: str) -> bool:
     """Whether a program is here, or could be installed from one of Debian's packages."""
-    if shutil.which(program) is None and shutil.which("apt-get") is not None and os.geteuid() == 0:
-        install = ["apt-get", "install", "--yes", "--no-install-recommends", package]
-        for command in (["apt-get", "update"], install):
-            subprocess.run(command, capture_output=True, check=False)
+    if shutil.which(program) is None:
+        install(package)
     return shutil.which(program) is not None
+
+
+def install(package: str) -> None:
+    """Installs one of Debian's packages, where that can be done; the caller looks whether it could."""
+    if shutil.which("apt-get") is not None and os.geteuid() == 0:
+        command = ["apt-get", "install", "--yes", "--no-install-recommends", package]
+        for each in (["apt-get", "update"], command):
+            subprocess.run(each, capture_output=True, check=False)
 
 
 class Environment:
