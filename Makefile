@@ -3,6 +3,7 @@
 PYTHON ?= python3## the Python (3.11 to 3.13) that .venv is made with
 RECIPE ?= recipes/tutorial.env## the settings of `train*`; variables that are set already win
 DATA ?= data## the folder that `train-gpu` and `train-container` let the container read, as data/
+BUNDLE ?= artifacts/latest## the bundle that `serve*` serve
 CONTAINER_ENGINE ?= docker## docker or podman
 IMAGE ?= bowsprit## the name of the image that trains; the one that serves is called IMAGE-serve
 GPU_FLAGS ?= $(if $(PODMAN),--device nvidia.com/gpu=all,--gpus all)## how the engine passes the GPUs on
@@ -19,12 +20,13 @@ PODMAN = $(findstring podman,$(shell $(CONTAINER_ENGINE) --version 2>/dev/null))
 PODMAN_FLAGS = --security-opt label=disable $(if $(filter-out 0,$(shell id -u)),--userns=keep-id)
 # What the driver shows, on Linux and in WSL.
 GPU = $(wildcard /dev/nvidiactl /dev/dxg)
-BUILD = $(CONTAINER_ENGINE) build $(BUILD_FLAGS) --file Dockerfile.cuda \
+# OCI's kind of image, podman's default, has no health check.
+BUILD = $(CONTAINER_ENGINE) build $(if $(PODMAN),--format docker) $(BUILD_FLAGS) --file Dockerfile.cuda \
   --build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BIN = .venv/bin
 STAMP = .venv/.installed
 
-.PHONY: help setup train train-gpu train-container image image-serve sbom recipe engine gpu test test-system test-kills benchmark benchmark-serving options profile lint format types docs clean
+.PHONY: help setup train train-gpu train-container serve serve-container image image-serve sbom recipe bundle engine gpu test test-system test-kills benchmark benchmark-serving options profile lint format types docs clean
 .DELETE_ON_ERROR:
 
 help: ## List the commands and the variables that change them
@@ -69,10 +71,22 @@ train-gpu train-container: recipe gpu image
 	  echo "make: $(CONTAINER_ENGINE) could not start the container, and said why above;$(if $(DEVICE_FLAGS), \
 	    for a GPU it needs the NVIDIA container toolkit;) without a container: make train" >&2 ;; esac; exit $$code; }
 
+serve: bundle setup ## Serve BUNDLE here, with settings from BOW_SERVE_* variables
+	@exec $(BIN)/python -m serving serve "$(BUNDLE)"
+
+# Inside, the port is always 8080; here it is that of the variable.
+serve-container: bundle image-serve ## Serve BUNDLE, which is in artifacts/, in a container
+	@$(CONTAINER_ENGINE) run --rm $$(test -t 0 && test -t 1 && echo --interactive --tty) \
+	  --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+	  $(if $(PODMAN),$(PODMAN_FLAGS)) --user "$$(id -u):$$(id -g)" \
+	  $$(env | sed -n 's/^\(BOW_SERVE_[A-Z_]*\)=.*/--env \1/p') \
+	  --env BOW_SERVE_HOST=0.0.0.0 --env BOW_SERVE_PORT=8080 --publish "127.0.0.1:$${BOW_SERVE_PORT:-8080}:8080" \
+	  --volume "$(CURDIR)/artifacts:/work/artifacts:ro" $(RUN_FLAGS) $(IMAGE)-serve serve "$(BUNDLE)"
+
 image: engine ## Build the image that trains
 	@$(BUILD) --target train --tag $(IMAGE) .
 
-image-serve: engine ## Build the image that verifies bundles and predicts with them
+image-serve: engine ## Build the image that serves and verifies bundles
 	@$(BUILD) --target serve --tag $(IMAGE)-serve .
 
 sbom: engine ## Write what is inside both images to sbom/, as CycloneDX
@@ -81,6 +95,11 @@ sbom: engine ## Write what is inside both images to sbom/, as CycloneDX
 
 recipe:
 	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE)" >&2; exit 2; }
+
+# Asked before anything is installed or built, which takes minutes.
+bundle:
+	@case "$(BUNDLE)" in *://*) ;; *) test -e "$(BUNDLE)" || { \
+	  echo "make: there is no bundle $(BUNDLE); make one (make train), or name another: BUNDLE=..." >&2; exit 2; } ;; esac
 
 engine:
 	@command -v $(CONTAINER_ENGINE) >/dev/null || { \

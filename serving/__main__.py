@@ -97,6 +97,13 @@ def _needs_extra(command: str, extra: str) -> Iterator[None]:
         ) from error
 
 
+def _health(_arguments: argparse.Namespace) -> ExitCode:
+    from serving.health import health
+
+    sys.stdout.write(f"{health(os.environ)}\n")
+    return ExitCode.DONE
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m serving",
@@ -155,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P",
         help="write only labels with at least this probability, 0 to 1 (default: 0)",
     )
+
+    health = commands.add_parser(
+        "health",
+        allow_abbrev=False,
+        help="say whether the server on this machine is ready: exit code 0, else 74",
+    )
+    health.set_defaults(run=_health, bundle=None)
     return parser
 
 

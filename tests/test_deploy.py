@@ -5,6 +5,7 @@ from pathlib import Path
 
 from job.setting_kinds import env_name
 from job.settings import Settings
+from serving.server.settings import ServerSettings
 
 REPOSITORY = Path(__file__).parents[1]
 DEPLOY = REPOSITORY / "deploy"
@@ -17,8 +18,9 @@ def test_the_recipe_of_the_manifests_is_the_recipe() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    """If it failed, the job would refuse what a manifest or the Slurm script sets, or a page asks for."""
+    """If it failed, a manifest, the Slurm script or a page would set what the job or the server refuses."""
     known = {env_name(name) for name in Settings.model_fields}
+    known |= {f"BOW_SERVE_{name.upper()}" for name in ServerSettings.model_fields}
     paths = [path for path in DEPLOY.rglob("*") if path.is_file()]
     assert any(path.suffix == ".sbatch" for path in paths)
     for path in paths:

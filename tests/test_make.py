@@ -31,6 +31,7 @@ def make(tmp_path: Path) -> Make:
     for name in ("Makefile", "recipes", "pyproject.toml"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / "data").mkdir()
+    (tmp_path / "artifacts" / "latest").mkdir(parents=True)
 
     def make(
         *arguments: str, name: str = "docker", ailing: str = "", code: int = 0, **environ: str
@@ -60,7 +61,9 @@ def the_one_line(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize("target", ["train-gpu", "train-container", "image", "image-serve", "sbom"])
+@pytest.mark.parametrize(
+    "target", ["train-gpu", "train-container", "serve-container", "image", "image-serve", "sbom"]
+)
 def test_a_missing_engine_is_named(make: Make, target: str) -> None:
     """If it failed, a newcomer would read `command not found`, and not what to do about it."""
     line = the_one_line(make(target, "CONTAINER_ENGINE=no-such-engine"))
@@ -135,6 +138,42 @@ def test_the_container_is_locked_down_and_the_callers_own(make: Make, tmp_path: 
     ):
         assert flags in asked
     assert "BOW_EPOCHS=7" in asked
+
+
+@pytest.mark.parametrize(
+    ("name", "build"), [("docker", "build --file"), ("podman", "build --format docker --file")]
+)
+def test_images_are_of_the_kind_that_has_a_health_check(make: Make, name: str, build: str) -> None:
+    """If it failed, podman would drop the health check, or docker refuse a flag that it does not know."""
+    for target in ("image", "image-serve"):
+        (command,) = make("--dry-run", target, name=name).stdout.splitlines()[-1:]
+        assert f"./engine {build} Dockerfile.cuda" in " ".join(command.split())
+
+
+def test_serve_container_is_locked_down_and_answers_on_this_machine_alone(make: Make, tmp_path: Path) -> None:
+    """If it failed, the server could write bundles, or whoever is in the same network could ask it."""
+    done = make(
+        "serve-container", "RUN_FLAGS=--memory 8g", BOW_SERVE_PORT="9000", BOW_SERVE_MODEL_NAME="mine"
+    )
+    assert done.returncode == 0, done.stderr
+    asked = " ".join(done.stdout.split())
+    for flags in (
+        "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges",
+        f"--user {os.geteuid()}:{os.getegid()}",
+        "--env BOW_SERVE_MODEL_NAME",
+        "--env BOW_SERVE_HOST=0.0.0.0 --env BOW_SERVE_PORT=8080 --publish 127.0.0.1:9000:8080",
+        f"--volume {tmp_path}/artifacts:/work/artifacts:ro --memory 8g bowsprit-serve serve artifacts/latest",
+    ):
+        assert flags in asked
+    assert "127.0.0.1:8080:8080" in make("serve-container").stdout
+
+
+@pytest.mark.parametrize("target", ["serve", "serve-container"])
+def test_a_missing_bundle_is_told(make: Make, target: str) -> None:
+    """If it failed, minutes of installing or building would come before the mistyped name is noticed."""
+    line = the_one_line(make(target, "BUNDLE=artifacts/absent"))
+    assert "there is no bundle artifacts/absent" in line
+    assert "make train" in line
 
 
 def test_a_job_that_fails_is_not_taken_for_an_engine_that_does(make: Make) -> None:

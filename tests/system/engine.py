@@ -37,6 +37,8 @@ events_logger = "file"
 LOCKED_DOWN = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--network", "none"),
+    # Podman has systemd's timers run an image's health check, and complains where there is no systemd.
+    "--no-healthcheck",
 )
 
 

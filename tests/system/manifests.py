@@ -43,7 +43,8 @@ def mistakes(resources: list[Resource], time_zones: set[str]) -> list[str]:
             spec = spec["jobTemplate"]["spec"]
         found += _job_mistakes(spec)
         found += _pod_mistakes(spec["template"]["spec"])
-        found += _reference_mistakes(spec["template"]["spec"], names)
+        found += locked_down_mistakes(spec["template"]["spec"])
+        found += reference_mistakes(spec["template"]["spec"], names)
         found += _setting_mistakes(spec["template"]["spec"], names)
     return found
 
@@ -119,21 +120,24 @@ def action(rules: list[Resource], code: int) -> str:
 
 
 def _pod_mistakes(pod: Resource) -> Iterator[str]:
-    expected = {
-        "restartPolicy": "Never",  # the API takes no other with a podFailurePolicy
-        "enableServiceLinks": False,
-        "automountServiceAccountToken": False,
-    }
-    for name, value in expected.items():
-        if pod.get(name) != value:
-            yield f"{name} {pod.get(name)}"
+    if pod.get("restartPolicy") != "Never":
+        yield f"restartPolicy {pod.get('restartPolicy')}: the API takes no other with a podFailurePolicy"
     if not pod.get("terminationGracePeriodSeconds", 0) >= 120:
         yield f"terminationGracePeriodSeconds {pod.get('terminationGracePeriodSeconds')}"
+    if not pod.get("securityContext", {}).get("fsGroup"):
+        yield "fsGroup: a claim would belong to root"
+    for container in pod["containers"]:
+        yield from _resource_mistakes(container.get("resources", {}))
+
+
+def locked_down_mistakes(pod: Resource) -> Iterator[str]:
+    """What a pod may do and need not."""
+    for name in ("enableServiceLinks", "automountServiceAccountToken"):
+        if pod.get(name) is not False:
+            yield f"{name} {pod.get(name)}"
     security = pod.get("securityContext", {})
     if not security.get("runAsNonRoot") or security.get("seccompProfile") != {"type": "RuntimeDefault"}:
         yield f"securityContext {security}"
-    if not security.get("fsGroup"):
-        yield "fsGroup: a claim would belong to root"
     for container in pod["containers"]:
         own = container.get("securityContext", {})
         if own != {
@@ -142,7 +146,6 @@ def _pod_mistakes(pod: Resource) -> Iterator[str]:
             "capabilities": {"drop": ["ALL"]},
         }:
             yield f"securityContext of {container['name']} {own}"
-        yield from _resource_mistakes(container.get("resources", {}))
     temporary = next((each for each in pod["volumes"] if each["name"] == "tmp"), {})
     if "sizeLimit" not in temporary.get("emptyDir", {}):
         yield f"/tmp {temporary}"
@@ -162,7 +165,8 @@ def _resource_mistakes(resources: Resource) -> Iterator[str]:
         yield f"cpu {limits.get('cpu')}: the job counts its threads by it"
 
 
-def _reference_mistakes(pod: Resource, names: dict[tuple[str, str], Resource]) -> Iterator[str]:
+def reference_mistakes(pod: Resource, names: dict[tuple[str, str], Resource]) -> Iterator[str]:
+    """What a pod refers to by its kind and name, and is not there."""
     volumes = {each["name"] for each in pod["volumes"]}
     for volume in pod["volumes"]:
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")

@@ -4,9 +4,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +84,9 @@ def test_a_locked_down_container_trains_and_another_verifies(
     assert (tmp_path / "tutorial" / "manifest.json").stat().st_uid == uid
     bundle_id = open_bundle(tmp_path / "tutorial").bundle_id
 
-    verified = podman.run(SERVE, flags=[*flags, "--volume", f"{tmp_path}:/work/artifacts:ro"])
+    verified = podman.run(
+        SERVE, "verify", "artifacts/latest", flags=[*flags, "--volume", f"{tmp_path}:/work/artifacts:ro"]
+    )
     assert (verified.returncode, verified.stderr) == (ExitCode.DONE, "")
     assert "artifacts/latest holds: all " in verified.stdout
     assert f"bundle {bundle_id}" in verified.stdout
@@ -140,6 +146,65 @@ def test_a_job_that_is_stopped_while_it_starts_ends_at_once(podman: Podman, tmp_
         podman("rm", "--force", name)
 
 
+def test_a_locked_down_container_serves_and_says_how_it_is(podman: Podman, bundle: Path) -> None:
+    """If it failed, the image would need a right to serve that it has not, or be restarted while it works."""
+    (image,) = json.loads(podman("image", "inspect", SERVE).stdout)
+    kind, *check = image["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    mounted = ("--volume", f"{bundle.parent}:/work/artifacts:ro")
+    serve = ("serve", f"artifacts/{bundle.name}")
+    done = podman("run", "--detach", *LOCKED_DOWN, *mounted, SERVE, *serve)
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip()
+    try:
+        deadline = time.monotonic() + 60
+        while (checked := podman("exec", name, *check)).returncode != ExitCode.DONE:
+            assert checked.returncode == ExitCode.PLATFORM
+            assert time.monotonic() < deadline, podman("logs", name).stderr
+            time.sleep(0.2)
+        assert checked.stdout == "127.0.0.1:8080 is ready\n"
+        seconds, code = stop(podman, name)
+        assert (code, seconds < 5) == (ExitCode.DONE, True), podman("logs", name).stderr
+    finally:
+        podman("rm", "--force", name)
+    alone = podman.run(SERVE, *check[check.index("serving") + 1 :])
+    assert (alone.returncode, "Connection refused" in alone.stderr) == (ExitCode.PLATFORM, True)
+
+
+def test_make_serve_container_answers_on_this_machine(podman: Podman, checkout: Path, bundle: Path) -> None:
+    """If it failed, who has the image could not try what the cluster will serve."""
+    shutil.copytree(bundle, checkout / "artifacts" / "served")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = str(unused.getsockname()[1])
+    name = "bowsprit-serve-container-test"
+    done = podman.make(
+        checkout,
+        *("serve-container", f"IMAGE={TRAIN}", "BUNDLE=artifacts/served"),
+        f"RUN_FLAGS=--detach --no-healthcheck --name {name}",
+        BOW_SERVE_PORT=port,
+        BOW_SERVE_MODEL_NAME="mine",
+    )
+    try:
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        url = f"http://127.0.0.1:{port}/v2/models/mine"
+        deadline = time.monotonic() + 60
+        while (version := answer(url)) is None:
+            assert time.monotonic() < deadline, podman("logs", name).stderr
+            time.sleep(0.2)
+        assert version["versions"] == [open_bundle(bundle).bundle_id[:12]]
+    finally:
+        podman("rm", "--force", name)
+
+
+def test_make_serve_container_without_a_bundle_says_so_at_once(podman: Podman, checkout: Path) -> None:
+    """If it failed, an image would be built before anyone hears that there is nothing to serve."""
+    done = podman.make(checkout, "serve-container", "BUNDLE=artifacts/absent")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert (done.returncode != 0, done.stdout, len(said)) == (True, "", 1)
+    assert "there is no bundle artifacts/absent" in said[0]
+
+
 def test_the_images_say_what_they_are(podman: Podman) -> None:
     """If it failed, nobody could tell which version runs, or a cluster would refuse the image as root's."""
     version = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
@@ -153,13 +218,15 @@ def test_the_images_say_what_they_are(podman: Podman) -> None:
         assert labels[f"{prefix}.licenses"] == "Apache-2.0"
         assert labels[f"{prefix}.description"]
         assert found["Config"]["User"] == "65532:65532"
+        assert list(found["Config"].get("ExposedPorts", {})) == (["8080/tcp"] if image == SERVE else [])
 
 
 def test_the_serving_image_has_no_torch_and_none_has_pip(podman: Podman) -> None:
     """If it failed, a server would carry gigabytes that it does not use, or anyone could install into it."""
     train, serve = distributions(podman, TRAIN), distributions(podman, SERVE)
     assert {"torch", "pyarrow"} <= train.keys()
-    assert not {"torch", "pyarrow", "pydantic", "onnxruntime-gpu"} & serve.keys()
+    assert {"onnxruntime", "starlette", "uvicorn", "s3fs"} <= serve.keys()
+    assert not {"torch", "pyarrow", "structlog", "onnxruntime-gpu"} & serve.keys()
     assert not {"pip", "bowsprit", "cyclonedx-bom"} & (train.keys() | serve.keys())
 
 
@@ -257,6 +324,16 @@ def start_job(podman: Podman, artifacts: Path, flags: Sequence[str]) -> str:
     done = podman("run", "--detach", *LOCKED_DOWN, *flags, "--volume", f"{artifacts}:/work/artifacts", TRAIN)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def answer(url: str) -> dict[str, Any] | None:
+    """What a server answers, once it does."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as found:
+            answered: dict[str, Any] = json.load(found)
+            return answered
+    except (ConnectionError, urllib.error.URLError):
+        return None
 
 
 def stop(podman: Podman, name: str) -> tuple[float, int]:

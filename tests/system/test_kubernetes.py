@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: rendered by kubectl, held to two versions' schemas and to what those miss."""
+"""The job's Kubernetes manifests: rendered by kubectl, held to two versions' schemas and what those miss."""
 
 import copy
 import json
@@ -21,7 +21,9 @@ from tests.system.test_container import copy_sources
 pytestmark = pytest.mark.system
 
 MANIFESTS = REPOSITORY / "deploy" / "kubernetes"
-FILES = sorted(MANIFESTS.rglob("kustomization.yaml"))
+SERVING = MANIFESTS / "serve"
+"""For tests of its own: test_kubernetes_serving."""
+FILES = sorted(path for path in MANIFESTS.rglob("kustomization.yaml") if SERVING not in path.parents)
 KUSTOMIZATIONS = [
     str(path.parent.relative_to(MANIFESTS)) for path in FILES if "kind: Kustomization\n" in path.read_text()
 ]
