@@ -37,7 +37,7 @@ def work(source: Path | str, settings: ServerSettings, listener: socket.socket, 
     app = Application(service, settings, log, metrics).asgi()
     config = uvicorn.Config(
         app,
-        http=limited(settings.request_seconds),
+        http=limited(settings.request_seconds, metrics.answered),
         ws="none",
         lifespan="off",
         log_config=None,
