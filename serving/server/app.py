@@ -225,6 +225,11 @@ class Accounts:
 
         try:
             await self._app(scope, receive, answered)
+        except asyncio.CancelledError:
+            # By the server, where the time for ending is over.
+            if status != 499:
+                raise
+            await _json({"error": "the server is ending; ask again"}, 503)(scope, receive, answered)
         finally:
             seconds = time.perf_counter() - start
             path: str = scope["path"]

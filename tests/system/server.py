@@ -83,9 +83,17 @@ class Server:
 
 @contextmanager
 def running(
-    bundle: Path | str, folder: Path, *, environ: dict[str, str] | None = None, **settings: object
+    bundle: Path | str,
+    folder: Path,
+    *,
+    environ: dict[str, str] | None = None,
+    until: str = "bundle_served",
+    **settings: object,
 ) -> Iterator[Server]:
-    """A server that is ready; `settings` are its `BOW_SERVE_` variables in lower case."""
+    """A server whose workers are ready, or have logged another event.
+
+    settings: its `BOW_SERVE_` variables in lower case.
+    """
     given = {"port": 0, "log_format": "json", "access_log": "false", "drain_seconds": 0} | settings
     variables = {f"BOW_SERVE_{name.upper()}": str(value) for name, value in given.items()}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BOW_")}
@@ -100,7 +108,7 @@ def running(
     server = Server(process, log)
     try:
         server.port = server.wait_for("listening")[0]["port"]
-        server.wait_for("bundle_served", int(given.get("workers", 1)))  # type: ignore[call-overload]
+        server.wait_for(until, int(str(given.get("workers", 1))) if until != "listening" else 1)
         yield server
     finally:
         if process.poll() is None:
