@@ -31,6 +31,8 @@ BUNDLE_HEADER = "bowsprit-bundle"
 INLINE_CHARACTERS = 4096
 """In all texts of a request: fewer are classified at once, more by a thread, so that short requests need not
 wait for long ones."""
+MAX_ERROR = 1000
+"""Characters: some messages repeat what was sent."""
 OUTPUTS = ("log_probs", "label")
 INPUTS = [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
 
@@ -223,6 +225,11 @@ class Accounts:
 
         try:
             await self._app(scope, receive, answered)
+        except asyncio.CancelledError:
+            # By the server, where the time for ending is over.
+            if status != 499:
+                raise
+            await _json({"error": "the server is ending; ask again"}, 503)(scope, receive, answered)
         finally:
             seconds = time.perf_counter() - start
             path: str = scope["path"]
@@ -271,4 +278,4 @@ async def _http_error(_request: Request, error: Exception) -> Response:
 
 
 async def _data_error(_request: Request, error: Exception) -> Response:
-    return _json({"error": str(error)}, 413 if isinstance(error, protocol.TooLargeError) else 400)
+    return _json({"error": str(error)[:MAX_ERROR]}, 413 if isinstance(error, protocol.TooLargeError) else 400)

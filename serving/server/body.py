@@ -4,7 +4,6 @@ import asyncio
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import Message
 
 
 async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
@@ -19,39 +18,32 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     length = request.headers.get("content-length")
     if length is not None and int(length) > max_bytes:
         raise _too_large(max_bytes, f"{int(length):,}")
-    message = await _received(request, seconds)
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes, "more")
-        return body
-    return await _rest(request, [body], max_bytes, seconds)
-
-
-async def _rest(request: Request, parts: list[bytes], max_bytes: int, seconds: float) -> bytes:
-    deadline = asyncio.get_running_loop().time() + seconds
-    size = len(parts[0])
-    more = True
-    while more:
-        message = await _received(request, deadline - asyncio.get_running_loop().time())
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > max_bytes:
-            raise _too_large(max_bytes, "more")
-        parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-async def _received(request: Request, seconds: float) -> Message:
     try:
         async with asyncio.timeout(seconds):
-            message = await request.receive()
+            return await _whole(request, max_bytes)
     except TimeoutError:
         raise HTTPException(408, "the request came too slowly", {"connection": "close"}) from None
+
+
+async def _whole(request: Request, max_bytes: int) -> bytes:
+    body, has_more = await _part(request)
+    if has_more:
+        # Grown in place: in a list, many small parts would take many times their bytes.
+        grown = bytearray(body)
+        while has_more and len(grown) <= max_bytes:
+            part, has_more = await _part(request)
+            grown += part
+        body = bytes(grown)
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes, "more")
+    return body
+
+
+async def _part(request: Request) -> tuple[bytes, bool]:
+    message = await request.receive()
     if message["type"] == "http.disconnect":
         raise HTTPException(400, "the client left")
-    return message
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _too_large(max_bytes: int, found: str) -> HTTPException:

@@ -1,33 +1,51 @@
-"""A connection that does not wait for ever, nor take a request's head of any size."""
+"""A connection that does not wait for ever, takes no more than it should, and loses no request at the end."""
 
-import asyncio
+import fcntl
+import termios
+from asyncio import TimerHandle, Transport
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 << 10
-"""Of the request line and headers."""
+"""Of the request line and headers, and of what follows the last chunk of a body. What the system gives at a
+time, up to 256 KiB, is read first."""
+MAX_WAITING = 100
+"""Requests that came before the one ahead of them was answered; the connection is closed behind them."""
+LINGER_SECONDS = 1.0
+"""For which a client may still send after it was refused."""
+QUIET_SECONDS = 0.5
+"""When the server ends: how long a request may still come on a connection that is kept alive."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, with an end to requests that come too slowly, or whose head is too long.
+    """uvicorn's, with its own end to requests that cannot be read, are too slow, or whose head is too long.
 
     The application sees a request once its head has come, and times its body itself: what it cannot see is
-    watched here, the head, and what is still sent after the answer.
+    watched here, the head, what is still sent after the answer, and answers that are not taken.
     """
 
-    request_seconds = 10.0
-    """Set by `limited`."""
+    request_seconds: float
+    refused: Callable[[int], None]
+    """Called with the status where the application never sees a request. Both are set by `limited`."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._in_head = True
-        self._in_message = True
+        self._in_message = False
+        self._in_head = False
         self._head_bytes = 0
-        self._last_request = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._has_advanced = False
+        self._is_upgrade = False
+        self._is_last_request = False
+        self._reads_no_more = False
+        self._timer: TimerHandle | None = None
+        self._answer_timer: TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Gives the first request its time."""
         super().connection_made(transport)
         self._watch()
@@ -35,53 +53,161 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the watch."""
         self._unwatch()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, and watches a request that has not come whole."""
-        was_in_head = self._in_head
-        super().data_received(data)
-        if not self._in_head:
-            self._head_bytes = 0
-        else:
-            # Where a head began within the data is not known.
-            self._head_bytes += len(data) if was_in_head else 1
-        if self.transport.is_closing():
+        if self._reads_no_more:
+            if self._is_answering():
+                self.flow.pause_reading()  # each answer resumes it
             return
+        self._has_advanced = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay_with_http(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(HTTPStatus.BAD_REQUEST, "expected a request of HTTP/1.1, found something else")
+            return
+        if not self._in_message:
+            return
+        # Where a head began within the data is not known.
+        self._head_bytes = 1 if self._has_advanced else self._head_bytes + len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(b"431 Request Header Fields Too Large", b"the headers are too large")
-        elif self._in_message and self._timer is None:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large")
+        elif self._timer is None:
             self._watch()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more, and may still read: what came whole is answered."""
+        if self._in_message and not self._reads_no_more:
+            self._refuse(HTTPStatus.BAD_REQUEST, "the request ends before its end")
+        elif self._is_answering():
+            self.cycle.keep_alive = False
+        self._reads_no_more = True
+        return self._is_answering()
 
     def on_message_begin(self) -> None:
         """Keeps in mind that a request has begun."""
+        self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head = self._in_message = True
+        self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
         """The application takes over."""
-        self._in_head = False
+        if len(self.pipeline) >= MAX_WAITING:
+            raise OverflowError
+        self._has_advanced = True
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._is_upgrade = True
+            return
         super().on_headers_complete()
-        if self._last_request:
+        self._in_head = False
+        if self._is_last_request:
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """What is between the parts of a body need not be kept."""
+        self._has_advanced = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has come whole."""
+        if self._is_upgrade:
+            return
         self._in_message = False
         self._unwatch()
         super().on_message_complete()
 
     def shutdown(self) -> None:
-        """Ends an idle connection, and lets a request that has begun to come be the last."""
-        if self._in_head and self._head_bytes:
-            self._last_request = True
-        else:
+        """Lets a request that has begun to come, or may be on its way, be the last."""
+        self._is_last_request = True
+        if self._is_answering():
             super().shutdown()
+        else:
+            self.loop.call_later(QUIET_SECONDS, self._end_if_quiet)
+
+    def pause_writing(self) -> None:
+        """The client does not take its answer as fast as it comes."""
+        super().pause_writing()
+        self._watch_answer()
+
+    def resume_writing(self) -> None:
+        """It has taken most of it."""
+        super().resume_writing()
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.disconnected
+
+    def _stay_with_http(self, rest: bytes) -> None:
+        """Takes a request that offers another protocol as one that does not: the parser leaves its body."""
+        if not self._is_upgrade:
+            self._refuse(HTTPStatus.BAD_REQUEST, "this is no proxy")
+            return
+        self._is_upgrade = False
+        version = self.parser.get_http_version().encode()
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*head, b"", rest]))
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        """Answers what came last, in its turn, and reads no more."""
+        self._reads_no_more = True
+        self._unwatch()
+        if not self._is_answering():
+            # What is not of a head belongs to a request that has its answer.
+            if self._in_head or not self._in_message:
+                self._answer(status, reason)
+            self._close()
+            return
+        self.flow.pause_reading()
+        self.cycle.keep_alive = False
+        if not self.cycle.more_body or self.cycle.response_started:
+            return  # the client is told with that answer to connect again
+        if self.pipeline:
+            self.pipeline[0] = (self.cycle, self._refusal(status, reason))
+            return
+        self._answer(status, reason)
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        self._close()
+
+    def _close(self) -> None:
+        """Takes what is still sent: the system would reset the connection, and the client lose the answer."""
+        self.parser = None  # type: ignore[assignment]
+        self.scope, self.headers, self.url = None, [], b""  # type: ignore[assignment]
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _answer(self, status: HTTPStatus, reason: str) -> None:
+        self.refused(status)
+        headers, body = _told(reason)
+        lines = [b"%s: %s\r\n" % header for header in [*self.server_state.default_headers, *headers]]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
+
+    def _refusal(self, status: HTTPStatus, reason: str) -> ASGI3Application:
+        """What is run in the application's place."""
+
+        async def refuse(_scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            self.refused(status)
+            headers, body = _told(reason)
+            await send(
+                {"type": "http.response.start", "status": status, "headers": headers, "trailers": False}
+            )
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
+        return refuse
 
     def _watch(self) -> None:
         # The application ends a body that comes too slowly, and has a little longer to say so.
-        seconds = self.request_seconds + 1.0
-        self._timer = self.loop.call_later(seconds, self._too_slow)
+        self._timer = self.loop.call_later(self.request_seconds + 1.0, self._too_slow)
 
     def _unwatch(self) -> None:
         if self._timer is not None:
@@ -92,24 +218,46 @@ class Connection(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        if self._in_head and self._head_bytes:
-            self._refuse(b"408 Request Timeout", b"the request came too slowly")
-        elif self.cycle is None or self.cycle.response_complete:
+        if self._in_head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request came too slowly")
+        elif self._is_answering():
+            self._watch()  # the application sees to it
+        else:
             self.transport.close()
 
-    def _refuse(self, status: bytes, reason: bytes) -> None:
-        body = b'{"error":"' + reason + b'"}'
-        self.transport.write(
-            b"HTTP/1.1 "
-            + status
-            + b"\r\ncontent-type: application/json\r\ncontent-length: "
-            + str(len(body)).encode()
-            + b"\r\nconnection: close\r\n\r\n"
-            + body
-        )
-        self.transport.close()
+    def _watch_answer(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._answer_timer = self.loop.call_later(self.request_seconds, self._end_if_untaken, unsent)
+
+    def _end_if_untaken(self, unsent: int) -> None:
+        if self.transport.get_write_buffer_size() < unsent:
+            self._watch_answer()
+        else:
+            self.transport.abort()
+
+    def _end_if_quiet(self) -> None:
+        if self.transport.is_closing() or self._is_answering():
+            return  # the answer will be the last
+        if self._in_message or self._has_unread():
+            self.loop.call_later(QUIET_SECONDS, self._end_if_quiet)
+        else:
+            self.transport.close()
+
+    def _has_unread(self) -> bool:
+        """Whether the system holds what the client has sent meanwhile."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        return any(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
 
 
-def limited(request_seconds: float) -> type[Connection]:
+def _told(reason: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of an answer that says why."""
+    body = b'{"error":"%s"}' % reason.encode()
+    length = str(len(body)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")]
+    return headers, body
+
+
+def limited(request_seconds: float, refused: Callable[[int], None]) -> type[Connection]:
     """The connections of a server in which a request must have come within so many seconds."""
-    return type("LimitedConnection", (Connection,), {"request_seconds": request_seconds})
+    fields = {"request_seconds": request_seconds, "refused": staticmethod(refused)}
+    return type("LimitedConnection", (Connection,), fields)

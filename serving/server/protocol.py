@@ -152,7 +152,8 @@ def write(
 
 
 def _json_size(header_length: str, size: int) -> int:
-    if not (header_length.isascii() and header_length.isdecimal()) or int(header_length[:20]) > size:
+    is_number = header_length.isascii() and header_length.isdecimal() and len(header_length) <= 20
+    if not is_number or int(header_length) > size:
         raise DataError(
             f"header Inference-Header-Content-Length: expected at most the {size:,} bytes of the request, "
             f"found {header_length[:40]!r}"
@@ -166,9 +167,9 @@ def _num_elements(described: Input, limit: int) -> int:
         raise DataError(f"input {described.name!r}: expected a shape such as [1], found {str(shape)[:80]}")
     number = math.prod(shape)
     if number > limit:
-        raise TooLargeError(
-            f"input {described.name!r}: expected at most {limit:,} elements, found {number:,}"
-        )
+        # Python writes no number of thousands of digits.
+        found = f"{number:,}" if number < 1 << 64 else "far more"
+        raise TooLargeError(f"input {described.name!r}: expected at most {limit:,} elements, found {found}")
     return number
 
 

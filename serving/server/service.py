@@ -1,8 +1,11 @@
 """Which bundle is served: the first one, and those that take its place while the server runs."""
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from serving.bundle import open_bundle
 from serving.errors import BowspritError
@@ -11,6 +14,8 @@ from serving.published import fetched
 from serving.server.log import Log
 from serving.server.metrics import Metrics
 from serving.storage import is_url
+
+T = TypeVar("T")
 
 
 class Service:
@@ -36,7 +41,7 @@ class Service:
 
         Raises BowspritError where the first one cannot be served.
         """
-        self._serve(await asyncio.to_thread(self._load))
+        self._serve(await _aside(self._load))
         refused: str | None = None
         while reload_seconds:
             await asyncio.sleep(reload_seconds)
@@ -46,9 +51,9 @@ class Service:
         """Takes up another bundle, where there is one; returns why it was refused, and says so once."""
         assert self.predictor is not None
         try:
-            if await asyncio.to_thread(self._current_id) == self.predictor.bundle_id:
+            if await _aside(self._current_id) == self.predictor.bundle_id:
                 return None
-            self._serve(await asyncio.to_thread(self._load))
+            self._serve(await _aside(self._load))
         # Whatever is wrong with what lies there, the bundle in memory can be served.
         except Exception as error:  # noqa: BLE001
             reason = str(error) if isinstance(error, BowspritError) else f"{type(error).__name__}: {error}"
@@ -80,6 +85,21 @@ class Service:
             return open_bundle(Path(_resolved(self._source))).bundle_id
         with fetched(str(self._source), ()) as folder:
             return open_bundle(folder).bundle_id
+
+
+async def _aside(work: Callable[[], T]) -> T:
+    """Works in a thread that does not keep the process from ending, as asyncio's own do: storage may hang."""
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 def _resolved(source: Path | str) -> Path | str:

@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
+import select
 import signal
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,14 +24,23 @@ from serving.server.log import Log
 from serving.server.metrics import Metrics
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
+from serving.server.workers import END
 
 KEEP_ALIVE_SECONDS = 75
 """An idle connection is kept longer than load balancers keep theirs, so that they are the ones to end it."""
 BACKLOG = 2048
+ACCEPT_SECONDS = 0.1
+"""In which the connections that were made before the end are accepted."""
+_SO_ATTACH_FILTER = 26
+"""Linux's, which Python does not name."""
 
 
-def work(source: Path | str, settings: ServerSettings, listener: socket.socket, log: Log) -> None:
+def work(
+    source: Path | str, settings: ServerSettings, listener: socket.socket, log: Log, parent: int | None = None
+) -> None:
     """Serves a bundle on a bound socket until SIGTERM or SIGINT.
+
+    parent: the process that started this one as one of several; they end with it, and by END instead.
 
     Raises BowspritError where the bundle cannot be served.
     """
@@ -37,7 +50,7 @@ def work(source: Path | str, settings: ServerSettings, listener: socket.socket, 
     app = Application(service, settings, log, metrics).asgi()
     config = uvicorn.Config(
         app,
-        http=limited(settings.request_seconds),
+        http=limited(settings.request_seconds, metrics.answered),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -51,7 +64,8 @@ def work(source: Path | str, settings: ServerSettings, listener: socket.socket, 
     log.start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(_Server(config, service, settings.drain_seconds), service, settings, listener))
+            server = _Server(config, service, settings.drain_seconds, parent)
+            runner.run(_serve(server, service, settings, listener))
     finally:
         log.event("ended")
         log.close()
@@ -71,12 +85,14 @@ async def _serve(
 class _Server(uvicorn.Server):
     """uvicorn's, which drains before it shuts down, and ends as one that did what it was asked."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, drain_seconds: float, parent: int | None
+    ) -> None:
         super().__init__(config)
         self._service = service
         self._drain_seconds = drain_seconds
         self._drained_at = float("inf")
-        self._parent = os.getppid()
+        self._parent = parent
 
     def stop_after(self, loading: asyncio.Task[None]) -> None:
         """Ends at once where the bundle could not be loaded."""
@@ -85,26 +101,31 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Looks ten times a second whether it is time to shut down."""
-        if time.monotonic() >= self._drained_at or os.getppid() != self._parent:
+        if time.monotonic() >= self._drained_at or self._parent not in (None, os.getppid()):
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes the connections that wait to be accepted, then accepts no more, and answers all of them."""
         for listener in sockets or []:
-            listener.listen(0)
-        for _ in range(3):
-            await asyncio.sleep(0)
+            _take_no_more(listener)
+        await asyncio.sleep(ACCEPT_SECONDS)
+        # A busy loop comes to its timers before its sockets.
+        for _ in range(100):
+            is_waited_at = select.select(sockets or [], [], [], 0)[0]
+            await asyncio.sleep(0.01)
+            if not is_waited_at:
+                break
         await super().shutdown(sockets)
+        if self.server_state.tasks and not self.force_exit:
+            # They were cancelled, and have that to say.
+            await asyncio.wait(self.server_state.tasks, timeout=1.0)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Unlike uvicorn's, does not raise the signal once more at the end."""
-        before = {
-            each: signal.signal(each, self.handle_exit)
-            for each in (signal.SIGTERM, signal.SIGINT)
-            if signal.getsignal(each) is not signal.SIG_IGN
-        }
+        caught = (signal.SIGTERM, signal.SIGINT) if self._parent is None else (END,)
+        before = {each: signal.signal(each, self.handle_exit) for each in caught}
         try:
             yield
         finally:
@@ -112,14 +133,32 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's names
-        """Begins to drain; a second signal ends that, and a third does not wait for anything."""
-        if not self._service.draining:
-            self._service.draining = True
-            self._drained_at = time.monotonic() + self._drain_seconds
-        elif not self.should_exit:
-            self.should_exit = True
-        else:
-            self.force_exit = True
+        """Begins to drain; a second signal waits for nothing."""
+        if self._service.draining:
+            self.should_exit = self.force_exit = True
+        self._service.draining = True
+        self._drained_at = time.monotonic() + self._drain_seconds
+
+
+def _take_no_more(listener: socket.socket) -> None:
+    """Keeps new connections from being made, and those that wait to be accepted: closing would reset them."""
+    if sys.platform != "linux":
+        listener.listen(0)
+        return
+    # Drops packets that would open one (SYN); whoever sends one is refused when the socket is closed.
+    instructions = ctypes.create_string_buffer(
+        b"".join(
+            struct.pack("HBBI", *each)
+            for each in (
+                (0x30, 0, 0, 13),  # load the byte at 13 of TCP's header, its flags
+                (0x45, 0, 1, 0x02),  # if it has the bit SYN
+                (0x06, 0, 0, 0),  # keep 0 bytes of the packet
+                (0x06, 0, 0, 0xFFFF),  # else all
+            )
+        )
+    )
+    program = struct.pack("HP", 4, ctypes.addressof(instructions))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 class _ToLog(logging.Handler):

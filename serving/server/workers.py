@@ -1,5 +1,6 @@
 """Several processes on one port: started, watched, and told to end together."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 
 from serving.errors import BowspritError, ExitCode
@@ -17,6 +18,8 @@ from serving.server.settings import ServerSettings
 
 RESTART_SECONDS = 1.0
 """Between the end of a worker that failed and the start of another."""
+END = signal.SIGUSR1
+"""By which the workers are told to end; they ignore SIGTERM and SIGINT."""
 LASTING_SECONDS = 5.0
 """A worker that ends sooner, by an error that will be the same again, ends the server."""
 
@@ -63,29 +66,30 @@ class Workers:
                 continue
             self._log.event("worker_died", "error", worker=pid, exit_code=code)
             time.sleep(RESTART_SECONDS)
-            if not self._ending:
-                self._start()
+            self._start()
         return ended_by
 
     def _start(self) -> None:
         # A signal between the fork and what remembers it would miss the new worker.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-        pid = os.fork()
-        if pid == 0:
-            os._exit(self._be_worker(lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)))
-        self._started[pid] = time.monotonic()
+        if not self._ending:
+            parent = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                os._exit(self._be_worker(parent, before))
+            self._started[pid] = time.monotonic()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _be_worker(self, unblock: Callable[[], object]) -> int:
+    def _be_worker(self, parent: int, mask: Iterable[signal.Signals | int]) -> int:
         """A worker's whole life; returns its exit code."""
-        # A terminal's Ctrl-C reaches the workers too: the parent tells them.
+        # A terminal sends Ctrl-C to the workers too, and some supervisors SIGTERM: the parent tells them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        unblock()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             from serving.server.worker import work
 
-            work(self._source, self._settings, self._listener, self._log)
+            work(self._source, self._settings, self._listener, self._log, parent)
         except BowspritError as error:
             sys.stderr.write(f"error: {error}\n")
             return error.exit_code
@@ -101,7 +105,9 @@ class Workers:
         # The workers' copies go on accepting while they drain.
         self._listener.close()
         for pid in self._started:
-            os.kill(pid, signal.SIGTERM)
+            # One that has ended is known as such a moment later.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, END)
 
 
 _LASTING_FAILURES = {
