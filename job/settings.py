@@ -203,8 +203,8 @@ class Settings(BaseSettings):
 
     keep_bundles: Count | None = Field(default=None, examples=[10])
     """How many bundles stay in BOW_OUTPUT_DIR after a new one was published: the newest, and always the new
-    one and those that `latest` or another link there leads to. Folders that are not whole bundles, or hold
-    anything else, are never touched. Unset, all stay."""
+    one and those that `latest` or another link there leads to. What is not a whole bundle, or holds anything
+    else, is never touched; nor, in object storage, what was published while the job ran. Unset, all stay."""
 
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
@@ -261,11 +261,6 @@ class Settings(BaseSettings):
             problems.append(
                 f"BOW_VALIDATION_SPLIT: {self.validation_split} asks for a split, and BOW_VALIDATION_DATA "
                 "names validation data; set BOW_VALIDATION_SPLIT=0, or unset BOW_VALIDATION_DATA"
-            )
-        if self.keep_bundles is not None and is_url(self.output_dir):
-            problems.append(
-                "BOW_KEEP_BUNDLES: it is for folders, and BOW_OUTPUT_DIR is a URL; unset it, and give the "
-                "bucket a rule that lets old objects expire"
             )
         if self.patience is not None and self.validation_data is None and not self.validation_split:
             problems.append(
