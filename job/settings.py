@@ -214,7 +214,8 @@ class Settings(BaseSettings):
     bundle; the next job of that name goes on from there. Unset, BOW_OUTPUT_DIR, as a hidden file."""
 
     checkpoint_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
-    """Seconds of training between two checkpoints; 0 for none but those that a signal asks for."""
+    """Seconds of training between two checkpoints, with one more at its end where it took long; 0 for none
+    but those that a signal asks for."""
 
     preempt_signal: Literal["USR1", "USR2", "HUP"] = "USR1"
     """A signal by which the scheduler says that it will take the machine; taken as SIGTERM and SIGINT are: a

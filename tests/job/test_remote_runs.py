@@ -2,6 +2,7 @@
 
 import errno
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import structlog
 from fsspec.implementations.memory import MemoryFileSystem
 
+from job import checkpoints
 from job.environment import load_settings
 from job.output import Output
 from job.run import run
@@ -62,6 +64,25 @@ def test_a_run_goes_on_from_object_storage_on_another_machine(
     assert resumed["checkpoint"] == store.url_of(key)
     assert id_at(f"{output}/latest") == id_at(f"{undisturbed}/latest") is not None
     assert store.find(key) is None
+
+
+def test_a_run_that_is_ended_in_the_export_takes_no_step_on_another_machine(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a pod that is moved after hours of training would train again."""
+    undisturbed, url = memory_url(), memory_url()
+    train(undisturbed)
+    monkeypatch.setattr(checkpoints, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "WORTH_RATIO", 0.0)
+    stop = Stop()
+    with monkeypatch.context() as patch:
+        patch.setattr("job.run.write_model", lambda *_: stop._handle(signal.SIGTERM, None))
+        with pytest.raises(Interrupted, match=rf"steps is in {url}/\.night\.checkpoint; run it again"):
+            train(url, stop)
+    monkeypatch.setattr("job.trainer.train_step", None)
+    train(url)
+    assert id_at(f"{url}/latest") == id_at(f"{undisturbed}/latest") is not None
+    assert Store(url).find(".night.checkpoint") is None
 
 
 def test_a_copy_that_the_time_left_is_too_short_for_is_not_begun(train: Train, tmp_path: Path) -> None:
