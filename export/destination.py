@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export import remote
+from export import remote, remote_retention, retention
+from export.committed import committed_keys
 from export.publish import LATEST
 from serving.bundle import FILES
 from serving.errors import PlatformError
@@ -21,6 +22,10 @@ class Destination:
     folder: Path
     store: Store | None
     """None where the folder is the destination itself."""
+    keep: int | None
+    """How many bundles stay; None for all."""
+    before: frozenset[str]
+    """The commits that were in the storage when the job began; none where all stay."""
 
     def shown(self, path: Path) -> Path | str:
         """What to call a path in the folder: where it is for good."""
@@ -32,6 +37,8 @@ class Destination:
         """Takes the manifest of the bundle that has this name over into the folder, if there is one."""
         if self.store is not None and (commit := current(self.store, run)) is not None:
             self._get(commit.pointer, self.folder / run, [FILES.manifest])
+            if not (self.folder / run / FILES.manifest).exists():
+                (self.folder / run).rmdir()  # the bundle is being removed, or was and its job cut off
 
     def pull_latest(self, *, whole: bool) -> None:
         """Takes the bundle that `latest` names over into the folder, for comparison, if there is one.
@@ -40,11 +47,16 @@ class Destination:
 
         Raises ArtifactError where `latest` names none.
         """
-        if self.store is not None and (pointer := read_latest(self.store)) is not None:
+        pointer = None if self.store is None else read_latest(self.store)
+        while self.store is not None and pointer is not None:
             # Apart from this run's own bundle, which may be another version of the same name.
             folder = self.folder / ".latest" / pointer.run
             self._get(pointer, folder, [FILES.manifest, *(FILES.hashed if whole else [])])
-            (self.folder / LATEST).symlink_to(folder)
+            # It may have been replaced and removed while it was fetched.
+            fetched, pointer = pointer, read_latest(self.store)
+            if pointer == fetched:
+                (self.folder / LATEST).symlink_to(folder)
+                break
 
     def settle(self, run: str) -> None:
         """Takes the last steps of publishing for a bundle that is published already."""
@@ -57,6 +69,17 @@ class Destination:
             remote.push(self.store, self.folder / run, run, overwrite=overwrite, move_latest=move_latest)
             if not (self.folder / _rejected(run)).exists():
                 self.store.delete([_rejected(run)])
+
+    def remove_old(self, bundle: Path) -> list[str]:
+        """Removes old bundles, now that this one is published; returns their names.
+
+        Raises PlatformError where the storage fails, or does not allow it.
+        """
+        if self.keep is None:
+            return []
+        if self.store is None:
+            return retention.remove_old(self.folder, self.keep, bundle)
+        return remote_retention.remove_old(self.store, self.keep, bundle.name, self.before)
 
     def _get(self, pointer: Pointer, folder: Path, names: Sequence[str]) -> None:
         assert self.store is not None
@@ -74,18 +97,21 @@ class Destination:
 
 
 @contextlib.contextmanager
-def destination(location: Path | str) -> Iterator[Destination]:
+def destination(location: Path | str, keep: int | None = None) -> Iterator[Destination]:
     """Where a run publishes; what it says of a temporary folder names the URL instead.
+
+    keep: how many bundles stay there; None for all.
 
     Raises SettingsError and PlatformError where the URL cannot be written to.
     """
     if not isinstance(location, str) or not is_url(location):
-        yield Destination(folder=Path(location), store=None)
+        yield Destination(folder=Path(location), store=None, keep=keep, before=frozenset())
         return
     store = Store(location)
     remote.check_writable(store)
+    before = frozenset[str]() if keep is None else committed_keys(store)
     with tempfile.TemporaryDirectory(prefix="bowsprit-") as temporary:
-        place = Destination(folder=Path(temporary), store=store)
+        place = Destination(folder=Path(temporary), store=store, keep=keep, before=before)
         with naming(place.folder, store.url):
             try:
                 yield place

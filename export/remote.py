@@ -10,6 +10,9 @@ Two writers of one name follow the same steps, and whatever ends one of them, th
    is gone after the next run of that name. The version before stays, for those who are fetching it.
 
 A store without conditional writes lets both make the commit; the bundle that is named last counts then.
+
+A bundle may be removed again, by `export.remote_retention`: its manifest first, its commit last. So a commit
+counts only with the manifest, and who points `latest` at a bundle looks for that once more when it has.
 """
 
 import socket
@@ -17,6 +20,7 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
+from export.committed import newest_passed
 from serving.bundle import FILES, open_bundle
 from serving.errors import PlatformError, SettingsError
 from serving.published import (
@@ -28,11 +32,14 @@ from serving.published import (
     commit_key,
     current,
     encode,
+    is_there,
     read_commit,
     read_latest,
 )
 from serving.storage import Store
 
+_MENDED = 3
+"""How often `latest` is moved on where what it then names is removed as well."""
 _PROBE = ".writable"
 """An object that is made and removed to see whether that is allowed."""
 
@@ -53,11 +60,11 @@ def push(store: Store, folder: Path, run: str, *, overwrite: bool, move_latest: 
     """
     bundle_id = open_bundle(folder).bundle_id
     held = current(store, run)
-    if held is not None and not overwrite:
+    if held is not None and not overwrite and is_there(store, held.pointer):
         return _same(store, held, bundle_id, move_latest=move_latest)
     writer = Writer(
         host=socket.gethostname(),
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         token=uuid.uuid4().hex[:12],
     )
     version = 1 if held is None else held.pointer.version + 1
@@ -83,9 +90,13 @@ def push(store: Store, folder: Path, run: str, *, overwrite: bool, move_latest: 
 
 
 def settle(store: Store, run: str) -> None:
-    """Takes the last steps for a bundle that is published, whose job may have been ended before them."""
+    """Takes the last steps for a bundle that is published, whose job may have been ended before them.
+
+    Raises PlatformError where it was removed meanwhile.
+    """
     commit = current(store, run)
-    assert commit is not None
+    if commit is None:
+        raise _removed(store, run)
     latest = read_latest(store)
     is_older = latest is not None and latest.run == run and latest.version < commit.pointer.version
     if latest is None or is_older or latest == commit.latest_before:
@@ -130,8 +141,33 @@ def _point_latest(store: Store, pointer: Pointer) -> None:
         # Another writer's newer version may have been named already, and this one have written over that.
         newest = current(store, pointer.run)
         if newest is None or newest.pointer.version <= pointer.version:
-            return
+            break
         pointer = newest.pointer
+    if not is_there(store, pointer):
+        mend_latest(store)
+        raise _removed(store, pointer.run)
+
+
+def mend_latest(store: Store) -> None:
+    """Moves `latest` on to the newest bundle where it names one that was removed.
+
+    That is one whose job was held up between its last look and the moment in which it wrote `latest`.
+    """
+    for _ in range(_MENDED):
+        latest = read_latest(store)
+        if latest is None or is_there(store, latest):
+            return
+        newest = newest_passed(store)
+        if newest is None:
+            return
+        store.write(LATEST, encode(newest.pointer))
+
+
+def _removed(store: Store, run: str) -> PlatformError:
+    return PlatformError(
+        f"{store.url_of(run)}: the bundle was published, and was gone before {LATEST} named it: another job "
+        "with BOW_KEEP_BUNDLES took it for one of the oldest; run again, or let it keep more"
+    )
 
 
 def _remove_dead(store: Store, pointer: Pointer) -> None:

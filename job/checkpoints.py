@@ -15,6 +15,10 @@ from serving.storage import Store
 
 BYTES_PER_SECOND = 100_000_000
 """What a slow disk or a network takes, by which the time for a checkpoint is estimated."""
+WORTH_SECONDS = 10.0
+WORTH_RATIO = 10.0
+"""What training must have taken since the last checkpoint for one at its end: so many seconds, and so many
+times what writing one may take. So a short run writes none, and another loses a tenth of its time at most."""
 
 log = structlog.get_logger()
 
@@ -67,6 +71,8 @@ class Checkpoints:
             is_resumed = False
         if is_resumed:
             log.info("resumed", checkpoint=self._shown, step=state.step, epochs_done=len(state.epochs))
+            self.stop.saved = _saved(state, self._shown)
+        self.last = time.monotonic()
         size = checkpoint.num_bytes(state)
         seconds = size / BYTES_PER_SECOND
         log.info(
@@ -97,12 +103,32 @@ class Checkpoints:
         self.last = time.monotonic()
         log.info("checkpoint", step=state.step)
         if is_copied or self.stays:
-            where = self._shown if is_copied else self.path
-            self.stop.check(f"what was learned in {state.step:,} steps is in {where}")
+            self.stop.saved = _saved(state, self._shown if is_copied else str(self.path))
+            self.stop.check()
         self.stop.check(f"the last steps could not be copied to {self._shown}")
+
+    def end(self, state: TrainState) -> None:
+        """Keeps one after the last step where it is due, or where it costs little beside what it saves.
+
+        What comes after training is then all that a signal, a crash or a lost machine costs. Raises as `save`
+        does where it is due; where it is not, that it cannot be kept is no reason not to publish.
+        """
+        if self.is_due():
+            self.save(state)
+        elif self._is_worth_it(state):
+            try:
+                self.save(state)
+            except PlatformError as error:
+                log.warning("checkpoint_not_kept", reason=str(error))
+
+    def _is_worth_it(self, state: TrainState) -> bool:
+        num_copies = 1 if self.copy is None else 2
+        cost = num_copies * checkpoint.num_bytes(state) / BYTES_PER_SECOND
+        return self.every > 0 and time.monotonic() - self.last >= max(WORTH_SECONDS, WORTH_RATIO * cost)
 
     def discard(self) -> None:
         """Removes the checkpoint, once nobody needs it any more."""
+        self.stop.saved = None
         self.path.unlink(missing_ok=True)
         if self.copy is not None:
             self.copy.store.delete([self.copy.key])
@@ -139,3 +165,8 @@ class Checkpoints:
             log.warning("checkpoint_not_copied", reason=str(error))  # the job ends for the signal
             return False
         return True
+
+
+def _saved(state: TrainState, where: str) -> str:
+    """What the message of a run that is ended says of its checkpoint."""
+    return f"what was learned in {state.step:,} steps is in {where}"

@@ -1,7 +1,7 @@
 """Training, from prepared data to a trained model and its metrics; its batches do not stay in memory."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from job.progress import show_progress
 from job.run_record import StageClock
 from job.train_state import EpochResult
 from job.trainer import Plan, block_size, evaluate, finish, start, train
+from serving.errors import TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +64,14 @@ def learn(
 
     The training rows leave memory, unless they share their blocks with validation rows.
 
-    It goes on from a checkpoint of the same run, and keeps one where a signal ends it.
+    It goes on from a checkpoint of the same run, and keeps one where a signal ends it. Where it diverges the
+    checkpoint goes, which leads there again and would keep out the run with other settings.
 
     Raises TrainingError where it diverges, PlatformError where the device, the memory or the disk fails,
     SettingsError where the checkpoint is of another run, and Interrupted where a signal came.
     """
     checkpoints = means.checkpoints
-    with device_errors(means.device), ExitStack() as stack:
+    with device_errors(means.device), _no_use_if_diverged(checkpoints), ExitStack() as stack:
         with clock.stage("batches"):
             # First, since the batches may take what then is left of a GPU's memory.
             state = start(model, optimizer, means.device.torch_device)
@@ -104,6 +106,15 @@ def learn(
             num_tokens=batches.num_tokens,
             share=1 - first_step / state.step,
         )
+
+
+@contextmanager
+def _no_use_if_diverged(checkpoints: Checkpoints) -> Iterator[None]:
+    try:
+        yield
+    except TrainingError:
+        checkpoints.discard()
+        raise
 
 
 def _prepare(train: Corpus, num_labels: int, plan: Plan, means: Means) -> Iterator[PackedBatch]:

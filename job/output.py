@@ -183,10 +183,15 @@ class Output:
         self._ended("kept_back", bundle)
         log.warning("kept_back", bundle=str(where), bundle_id=bundle.bundle_id)
 
-    def removed(self, names: list[str], keep: int) -> None:
+    def removed(self, names: list[str], keep: int | None) -> None:
         """Which older bundles made way."""
         if names:
             log.info("old_bundles_removed", bundles=names, keep=keep)
+
+    def not_removed(self, reason: str) -> None:
+        """Why older bundles are still there."""
+        advice = "the new bundle is published; the next run tries again, once the reason is gone"
+        log.warning("old_bundles_not_removed", reason=reason, advice=advice)
 
     def _ended(self, outcome: str, bundle: Bundle) -> None:
         self.facts.outcome, self.facts.bundle_id = outcome, bundle.bundle_id

@@ -17,13 +17,16 @@ class Best:
     accuracy: float = -1.0
     weights: tuple[Tensor, ...] = ()
 
-    def ends(self, epoch: int, accuracy: float, weights: Sequence[Tensor]) -> bool:
-        """Takes what an epoch came to; returns whether it was the last."""
+    def take(self, epoch: int, accuracy: float, weights: Sequence[Tensor]) -> None:
+        """Takes what an epoch came to."""
         if accuracy > self.accuracy:
             self.weights = ()  # or two copies would be in memory
             self.epoch, self.accuracy = epoch, accuracy
             self.weights = tuple(each.clone() for each in weights)
-        return epoch - self.epoch >= self.patience
+
+    def is_over(self, num_epochs: int) -> bool:
+        """Whether to stop after so many epochs."""
+        return num_epochs - self.epoch >= self.patience
 
     def restore(self, weights: Sequence[Tensor]) -> None:
         """Writes the best epoch's weights over those of the last."""

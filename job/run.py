@@ -22,7 +22,6 @@ from export.publish import (
     publish,
     staging,
 )
-from export.retention import remove_old
 from job import metrics, tutorial
 from job.defaults import complete
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
@@ -41,6 +40,7 @@ from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, feature_spec, not_shaping, shaping
 from job.stopping import Stop
 from serving.bundle import FILES, open_bundle
+from serving.errors import PlatformError
 from serving.parity import Rung, Tolerance, check
 from serving.quality import read_failed_gate
 from serving.weights import Parameters
@@ -54,7 +54,7 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path | 
     Raises what the stages raise, each a `BowspritError`, or Interrupted; nothing is published then, but
     for a QualityError.
     """
-    with destination(settings.output_dir) as place:
+    with destination(settings.output_dir, settings.keep_bundles) as place:
         # Everything is made in a folder of this machine, which need not be the one that was asked for.
         here = settings.model_copy(update={"output_dir": place.folder})
         return place.shown(_run(here, not_shaping(settings), place, output, stop or Stop()))
@@ -94,7 +94,7 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
             ),
         )
         if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
-            judgement = _publish_again(bundle, gate, settings, place, output)
+            judgement = _publish_again(bundle, gate, place, output)
             means.checkpoints.discard()  # a job may have been ended between the two
         else:
             for use, names in unseen_labels(inputs).items():
@@ -234,16 +234,14 @@ def _publish(
         name = run_name if passed or place.store is None else f"{run_name}.failed"
         overwrite = settings.overwrite or name != run_name
         bundle = publish(folder, place.folder, name, overwrite=overwrite, move_latest=passed)
-        _retain(bundle, settings, output)
-    place.push(bundle.name, overwrite=overwrite, move_latest=passed)
+        place.push(bundle.name, overwrite=overwrite, move_latest=passed)
+        _retain(bundle, place, output)
     output.judged(judgement)
     (output.published if passed else output.kept_back)(open_bundle(bundle), place.shown(bundle))
     return bundle, judgement
 
 
-def _publish_again(
-    bundle: Path, gate: QualityGate, settings: Settings, place: Destination, output: Output
-) -> Judgement:
+def _publish_again(bundle: Path, gate: QualityGate, place: Destination, output: Output) -> Judgement:
     """Takes the last steps of publishing for a bundle that has its name, where a killed job has not.
 
     One that is marked is judged anew, by the limits and the bundle in service of now.
@@ -257,17 +255,19 @@ def _publish_again(
         passed = judgement.failed is None
         if passed:
             point_latest_again(place.folder, bundle.name)
-        _retain(bundle, settings, output)
-    if passed:
-        place.settle(bundle.name)
+            place.settle(bundle.name)
+        _retain(bundle, place, output)
     output.judged(judgement)
     (output.already_published if passed else output.kept_back)(open_bundle(bundle), place.shown(bundle))
     return judgement
 
 
-def _retain(bundle: Path, settings: Settings, output: Output) -> None:
-    if settings.keep_bundles is not None:
-        output.removed(remove_old(bundle.parent, settings.keep_bundles, bundle), settings.keep_bundles)
+def _retain(bundle: Path, place: Destination, output: Output) -> None:
+    """Removes old bundles; where that fails the new one is published all the same, and the next run tries."""
+    try:
+        output.removed(place.remove_old(bundle), place.keep)
+    except PlatformError as error:
+        output.not_removed(str(error))
 
 
 def _record(

@@ -203,8 +203,8 @@ class Settings(BaseSettings):
 
     keep_bundles: Count | None = Field(default=None, examples=[10])
     """How many bundles stay in BOW_OUTPUT_DIR after a new one was published: the newest, and always the new
-    one and those that `latest` or another link there leads to. Folders that are not whole bundles, or hold
-    anything else, are never touched. Unset, all stay."""
+    one and those that `latest` or another link there leads to. What is not a whole bundle, or holds anything
+    else, is never touched; nor, in object storage, what was published while the job ran. Unset, all stay."""
 
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
@@ -214,7 +214,8 @@ class Settings(BaseSettings):
     bundle; the next job of that name goes on from there. Unset, BOW_OUTPUT_DIR, as a hidden file."""
 
     checkpoint_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
-    """Seconds of training between two checkpoints; 0 for none but those that a signal asks for."""
+    """Seconds of training between two checkpoints, with one more at its end where it took long; 0 for none
+    but those that a signal asks for."""
 
     preempt_signal: Literal["USR1", "USR2", "HUP"] = "USR1"
     """A signal by which the scheduler says that it will take the machine; taken as SIGTERM and SIGINT are: a
@@ -261,11 +262,6 @@ class Settings(BaseSettings):
             problems.append(
                 f"BOW_VALIDATION_SPLIT: {self.validation_split} asks for a split, and BOW_VALIDATION_DATA "
                 "names validation data; set BOW_VALIDATION_SPLIT=0, or unset BOW_VALIDATION_DATA"
-            )
-        if self.keep_bundles is not None and is_url(self.output_dir):
-            problems.append(
-                "BOW_KEEP_BUNDLES: it is for folders, and BOW_OUTPUT_DIR is a URL; unset it, and give the "
-                "bucket a rule that lets old objects expire"
             )
         if self.patience is not None and self.validation_data is None and not self.validation_split:
             problems.append(

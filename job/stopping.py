@@ -24,6 +24,8 @@ class Stop:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         """The signal that came, such as `SIGTERM`; None as long as none did."""
+        self.saved: str | None = None
+        """What a message says of that from which a next run can go on; None where there is nothing."""
         self._is_deferred = False
         self._taken: set[signal.Signals] = set()
 
@@ -48,10 +50,11 @@ class Stop:
             self._is_deferred = False
         self.check()
 
-    def check(self, saved: str = "nothing was published") -> None:
-        """Raises Interrupted where a signal came; `saved` is what the message says of what there is."""
+    def check(self, saved: str | None = None) -> None:
+        """Raises Interrupted where a signal came; its message says `saved`, or else `self.saved`."""
         if self.signal_name is not None:
-            raise Interrupted(f"interrupted by {self.signal_name}: {saved}; run it again")
+            known = saved or self.saved or "nothing was published"
+            raise Interrupted(f"interrupted by {self.signal_name}: {known}; run it again")
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_name is not None:

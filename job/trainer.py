@@ -75,6 +75,10 @@ class Checkpoints(Protocol):
         """Keeps it; may raise to end training."""
         ...
 
+    def end(self, state: TrainState) -> None:
+        """Keeps it, or not, after the last step; may raise as `save` does."""
+        ...
+
 
 def start(model: BowClassifier, optimizer: Optimizer, device: torch.device) -> TrainState:
     """The state before the first step: the model's own parameters, copied to the device."""
@@ -143,6 +147,8 @@ def train(
     if plan.patience is not None and state.best is None:
         state.best = Best(patience=plan.patience)
     for epoch in range(len(state.epochs), plan.epochs):
+        if state.best is not None and state.best.is_over(epoch):
+            break
         losses: list[Tensor] = []
         order = batch_order(len(batches), seed=plan.seed, epoch=epoch, shuffle=plan.shuffle)
         for batch in batches.in_order(order[state.num_batches :]):
@@ -164,10 +170,9 @@ def train(
         on_epoch(state.end_epoch(accuracy))
         if state.best is not None:
             assert accuracy is not None
-            if state.best.ends(epoch + 1, accuracy, (state.table, state.bias)):
-                break
-    if checkpoints is not None and checkpoints.is_due():
-        checkpoints.save(state)
+            state.best.take(epoch + 1, accuracy, (state.table, state.bias))
+    if checkpoints is not None:
+        checkpoints.end(state)
     if state.best is not None:
         state.best.restore((state.table, state.bias))
     return Trained(epochs=state.epochs, best_epoch=None if state.best is None else state.best.epoch)

@@ -5,14 +5,16 @@
     NAME/v1-0123456789ab/       its files: a bundle like any other
     NAME/v2.json                where BOW_OVERWRITE replaced it; the highest number counts
 
-What has no commit that names it is an upload that is under way, was cut, or came too late.
+What has no commit that names it is an upload that is under way, was cut, or came too late. A bundle that is
+removed loses its manifest first and its commit last: a commit that names no manifest counts for nothing.
 """
 
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +24,7 @@ from serving.storage import Store, naming
 
 LATEST = "latest"
 _COMMIT = re.compile(r"v([0-9]+)\.json")
+T = TypeVar("T")
 _RESOLVED = 3
 """How often a bundle is looked for again where it was replaced while it was fetched."""
 
@@ -76,27 +79,36 @@ def encode(value: Pointer | Commit) -> bytes:
 
 def read_latest(store: Store) -> Pointer | None:
     """What `latest` names; raises ArtifactError where it holds something else."""
-    return _read_pointer(store, LATEST)
+    return read_pointer(store, LATEST)
+
+
+def read_pointer(store: Store, key: str) -> Pointer | None:
+    """What an object beside `latest` names; raises ArtifactError where it holds something else."""
+    advice = "remove it, or use another folder"
+    return _read(store, key, Pointer, expected="an object that names a bundle", advice=advice)
 
 
 def read_commit(store: Store, run: str, version: int) -> Commit | None:
     """The commit of a version; raises ArtifactError where the object is none."""
-    key = commit_key(run, version)
-    data = store.read(key)
-    try:
-        return None if data is None else msgspec.json.decode(data, type=Commit)
-    except msgspec.MsgspecError as error:
-        raise ArtifactError(
-            f"{store.url_of(key)}: expected what publishing writes, found something else ({error}); publish "
-            "under another BOW_RUN_NAME"
-        ) from error
+    advice = "publish under another BOW_RUN_NAME"
+    return _read(store, commit_key(run, version), Commit, expected="what publishing writes", advice=advice)
+
+
+def commit_versions(run: str, keys: Iterable[str]) -> list[int]:
+    """The versions of a name that have commits among these objects, from the lowest on."""
+    matches = (_COMMIT.fullmatch(key.removeprefix(f"{run}/")) for key in keys)
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def current(store: Store, run: str) -> Commit | None:
     """The commit that counts for a name; None where there is no bundle of that name."""
-    matches = (_COMMIT.fullmatch(each.key.removeprefix(f"{run}/")) for each in store.under(run))
-    versions = [int(match[1]) for match in matches if match]
-    return read_commit(store, run, max(versions)) if versions else None
+    versions = commit_versions(run, (each.key for each in store.under(run)))
+    return read_commit(store, run, versions[-1]) if versions else None
+
+
+def is_there(store: Store, pointer: Pointer) -> bool:
+    """Whether the bundle has not been removed since it was published."""
+    return store.find(f"{pointer.bundle}/{FILES.manifest}") is not None
 
 
 @contextlib.contextmanager
@@ -112,7 +124,7 @@ def fetched(url: str, names: Sequence[str]) -> Iterator[Path]:
         for _ in range(_RESOLVED):
             store, prefix = _resolve(url)
             missing = _fetch(store, prefix, folder, [FILES.manifest, *names])
-            # A bundle that was replaced twice is removed, its manifest first.
+            # A bundle that was replaced twice, or is too old to be kept, is removed, its manifest first.
             if not missing or _resolve(url)[1] == prefix:
                 break
         yield folder
@@ -136,8 +148,8 @@ def _resolve(url: str) -> tuple[Store, str]:
     if start.endswith("/"):  # a bucket alone
         return Store(url), ""
     store = Store(start)
-    pointer = _read_pointer(store, name)
-    if pointer is None or store.find(f"{pointer.bundle}/{FILES.manifest}") is None:
+    pointer = read_pointer(store, name)
+    if pointer is None or not is_there(store, pointer):
         commit = current(store, name if pointer is None else pointer.run)
         pointer = pointer if commit is None else commit.pointer
     if pointer is not None:
@@ -150,12 +162,11 @@ def _resolve(url: str) -> tuple[Store, str]:
     )
 
 
-def _read_pointer(store: Store, key: str) -> Pointer | None:
+def _read(store: Store, key: str, kind: type[T], *, expected: str, advice: str) -> T | None:
     data = store.read(key)
     try:
-        return None if data is None else msgspec.json.decode(data, type=Pointer)
+        return None if data is None else msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise ArtifactError(
-            f"{store.url_of(key)}: expected an object that names a bundle, found something else ({error}); "
-            "remove it, or use another folder"
+            f"{store.url_of(key)}: expected {expected}, found something else ({error}); {advice}"
         ) from error

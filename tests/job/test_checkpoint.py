@@ -3,20 +3,22 @@
 import errno
 import json
 import os
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import structlog
 
-from job import checkpoint
+from job import checkpoint, checkpoints
 from job.environment import load_settings
 from job.output import Output
 from job.run import run
 from job.stopping import Interrupted, Stop
 from job.trainer import evaluate
 from serving.bundle import FILES
-from serving.errors import PlatformError, SettingsError
+from serving.errors import PlatformError, SettingsError, TrainingError
 from tests.job.test_run import TEXTS, write_tsv
 
 ROWS = [(f"{text} w{place % 7}", label) for place, (text, label) in enumerate(TEXTS * 12)]
@@ -137,6 +139,87 @@ def test_a_signal_after_the_last_step_keeps_what_was_learned(
     assert [each["epochs_done"] for each in logs if each["event"] == "resumed"] == [EPOCHS]
     monkeypatch.undo()
     assert bytes_of(bundle) == bytes_of(train("undisturbed", **settings))
+
+
+@pytest.fixture
+def always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training that takes no time at all is worth a checkpoint."""
+    monkeypatch.setattr(checkpoints, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "WORTH_RATIO", 0.0)
+
+
+def end_in_export(train: Train, stage: str, **settings: object) -> str:
+    """Runs until a signal comes in the export or in what proves it; returns what the job says then."""
+    stop = Stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"job.run.{stage}", lambda *_, **__: stop._handle(signal.SIGTERM, None))
+        with pytest.raises(Interrupted) as interrupted:
+            train(stop=stop, **settings)
+    return str(interrupted.value)
+
+
+@pytest.mark.usefixtures("always_worth_it")
+@pytest.mark.parametrize("stage", ["write_model", "climb_all", "seal"])
+@pytest.mark.parametrize("kind", ["adagrad", "patience"])
+def test_a_run_that_is_ended_in_the_export_takes_no_step_again(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, stage: str
+) -> None:
+    """If it failed, a machine that is lost after hours of training would cost them all."""
+    undisturbed = train("undisturbed", **KINDS[kind])
+    said = end_in_export(train, stage, **KINDS[kind])
+    assert re.search(
+        r"interrupted by SIGTERM: what was learned in \d+ steps is in .*\.night\.checkpoint;", said
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".night.checkpoint"]
+    monkeypatch.setattr("job.trainer.train_step", None)
+    # Ended once more, it has lost nothing either, and kept no other.
+    monkeypatch.setattr(checkpoints, "WORTH_SECONDS", 1e9)
+    assert end_in_export(train, stage, **KINDS[kind]) == said
+    bundle = train(**KINDS[kind])
+    assert bytes_of(bundle) == bytes_of(undisturbed)
+    epochs = [json.loads((each / FILES.run).read_text())["epochs"] for each in (bundle, undisturbed)]
+    assert epochs[0] == epochs[1]
+    assert sorted(path.name for path in bundle.parent.iterdir()) == ["latest", "night"]
+
+
+def test_training_that_took_no_longer_than_a_checkpoint_keeps_none(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, short runs would take longer, and those of large models write more than they learn."""
+    for seconds, bytes_per_second, every in ((10.0, 1e8, 300), (0.0, 1.0, 300), (0.0, 1e8, 0)):
+        monkeypatch.setattr(checkpoints, "WORTH_SECONDS", seconds)
+        monkeypatch.setattr(checkpoints, "BYTES_PER_SECOND", bytes_per_second)
+        said = end_in_export(train, "write_model", CHECKPOINT_EVERY=every, GRACE_SECONDS=1e9)
+        assert said == "interrupted by SIGTERM: nothing was published; run it again"
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("always_worth_it")
+def test_a_disk_too_full_for_the_last_checkpoint_does_not_end_the_run(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, hours of training would be lost for want of room for a copy of what they gave."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("job.checkpoint.save_file", full)
+    with structlog.testing.capture_logs() as logs:
+        bundle = train()
+    (said,) = [each for each in logs if each["event"] == "checkpoint_not_kept"]
+    assert (said["log_level"], "No space left on device" in said["reason"]) == ("warning", True)
+    assert sorted(path.name for path in bundle.parent.iterdir()) == ["latest", "night"]
+
+
+@pytest.mark.usefixtures("always_worth_it")
+def test_training_that_diverged_leaves_no_checkpoint(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, the run with the learning rate that the error advises would be refused."""
+    monkeypatch.setattr("job.trainer.MAX_WEIGHT", 1e-9)
+    with pytest.raises(TrainingError, match="BOW_LEARNING_RATE"):
+        train()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Runs whose folders are object storage: they go on from checkpoints there, and are judged there."""
 
+import errno
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,11 +10,12 @@ import pytest
 import structlog
 from fsspec.implementations.memory import MemoryFileSystem
 
+from job import checkpoints
 from job.environment import load_settings
 from job.output import Output
 from job.run import run
 from job.stopping import Interrupted, Stop
-from serving.errors import QualityError, SettingsError
+from serving.errors import QualityError
 from serving.storage import Store
 from tests.job.test_checkpoint import ROWS, StopAfter
 from tests.job.test_run import write_tsv
@@ -61,6 +64,25 @@ def test_a_run_goes_on_from_object_storage_on_another_machine(
     assert resumed["checkpoint"] == store.url_of(key)
     assert id_at(f"{output}/latest") == id_at(f"{undisturbed}/latest") is not None
     assert store.find(key) is None
+
+
+def test_a_run_that_is_ended_in_the_export_takes_no_step_on_another_machine(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a pod that is moved after hours of training would train again."""
+    undisturbed, url = memory_url(), memory_url()
+    train(undisturbed)
+    monkeypatch.setattr(checkpoints, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "WORTH_RATIO", 0.0)
+    stop = Stop()
+    with monkeypatch.context() as patch:
+        patch.setattr("job.run.write_model", lambda *_: stop._handle(signal.SIGTERM, None))
+        with pytest.raises(Interrupted, match=rf"steps is in {url}/\.night\.checkpoint; run it again"):
+            train(url, stop)
+    monkeypatch.setattr("job.trainer.train_step", None)
+    train(url)
+    assert id_at(f"{url}/latest") == id_at(f"{undisturbed}/latest") is not None
+    assert Store(url).find(".night.checkpoint") is None
 
 
 def test_a_copy_that_the_time_left_is_too_short_for_is_not_begun(train: Train, tmp_path: Path) -> None:
@@ -139,7 +161,91 @@ def test_of_two_runs_that_fail_at_once_none_moves_latest(train: Train, tmp_path:
     assert id_at(f"{url}/latest") is None
 
 
-def test_retention_in_object_storage_is_refused(train: Train) -> None:
-    """If it failed, who asks for it would find out when the bucket is full."""
-    with pytest.raises(SettingsError, match=r"BOW_KEEP_BUNDLES: it is for folders, .* unset it"):
-        train(memory_url(), KEEP_BUNDLES=3)
+def names_in(url: str) -> set[str]:
+    """The names under which there is anything."""
+    return {each.key.partition("/")[0] for each in Store(url).under() if "/" in each.key}
+
+
+def test_nights_leave_as_many_bundles_as_are_to_be_kept(train: Train, tmp_path: Path) -> None:
+    """If it failed, the bucket would fill, or the model in service would go."""
+    url, test = memory_url(), write_tsv(tmp_path / "test.tsv", ROWS[::3])
+    bad = write_tsv(tmp_path / "bad.tsv", [("where is my parcel", "no such label")])
+    settings = {"KEEP_BUNDLES": 2, "TEST_DATA": test, "MIN_ACCURACY": 0.1}
+    for night in "abc":
+        train(url, RUN_NAME=night, **settings)
+    assert names_in(url) == {"b", "c"}
+    for night in "de":
+        with pytest.raises(QualityError, match="latest still names c"):
+            train(url, RUN_NAME=night, **settings | {"TEST_DATA": bad})
+    assert names_in(url) == {"c", "e.failed"}
+    assert id_at(f"{url}/latest") == id_at(f"{url}/c") is not None
+
+
+@pytest.mark.parametrize("where", ["a folder", "object storage"])
+def test_a_job_that_may_not_remove_publishes_and_says_so(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """If it failed, a missing permission would fail every night, or the bucket fill without a word."""
+    url = memory_url() if where == "object storage" else str(tmp_path / "out")
+    for night in "ab":
+        train(url, RUN_NAME=night)
+    remove, rename = MemoryFileSystem.rm_file, Path.rename
+
+    def refuse(file_system: MemoryFileSystem, path: str) -> None:
+        if "/v1" in path:
+            raise PermissionError(errno.EACCES, "Access Denied")
+        remove(file_system, path)
+
+    def refuse_rename(path: Path, target: Path) -> Path:
+        if path.name in "ab":
+            raise PermissionError(errno.EACCES, "Access Denied", str(path))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(MemoryFileSystem, "rm_file", refuse)
+        patch.setattr(Path, "rename", refuse_rename)
+        train(url, RUN_NAME="c", KEEP_BUNDLES=1)
+    (said,) = [each for each in logs if each["event"] == "old_bundles_not_removed"]
+    assert said["log_level"] == "warning"
+    assert ("deleting there" if where == "object storage" else "the permissions of") in said["reason"]
+    assert logs[-1]["event"] == "published"
+    # A retry, which has nothing else to do, does it once it may.
+    train(url, RUN_NAME="c", KEEP_BUNDLES=1)
+    if where == "object storage":
+        assert names_in(url) == {"c"}
+        assert id_at(f"{url}/latest") is not None
+    else:
+        assert sorted(path.name for path in Path(url).iterdir()) == ["c", "latest"]
+
+
+def test_a_run_whose_removal_was_cut_trains_again(train: Train) -> None:
+    """If it failed, its name would be refused until another run tidies up, or the broken bundle be served."""
+    url = memory_url()
+    train(url)
+    expected = id_at(f"{url}/latest")
+    store = Store(url)
+    store.delete(each.key for each in store.under("night") if each.key.endswith("manifest.json"))
+    train(url)
+    assert id_at(f"{url}/night") == id_at(f"{url}/latest") == expected
+
+
+def test_a_bundle_in_service_that_is_removed_while_it_is_fetched_is_looked_for_again(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a job that compares would end for good because another one published meanwhile."""
+    url, test = memory_url(), write_tsv(tmp_path / "test.tsv", ROWS[::3])
+    train(url, RUN_NAME="first", TEST_DATA=test)
+    get, done = Store.get, []
+
+    def replaced(store: Store, key: str, file: Path, *, size: int | None = None) -> None:
+        if key.startswith("first/") and not done:
+            done.append(key)
+            train(url, RUN_NAME="second", TEST_DATA=test, KEEP_BUNDLES=1)
+        get(store, key, file, size=size)
+
+    monkeypatch.setattr(Store, "get", replaced)
+    with structlog.testing.capture_logs() as logs:
+        train(url, RUN_NAME="third", TEST_DATA=test, MAX_DROP=0.05)
+    assert done
+    (judged,) = [each for each in logs if each["event"] == "quality_gate"]
+    assert judged["in_service"] == "second"

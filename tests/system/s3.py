@@ -15,6 +15,7 @@ from typing import Literal, Self
 from tests.system.conftest import Environment
 
 REGION = "eu-central-1"
+DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 BUSY = b"<?xml version='1.0'?><Error><Code>ServiceUnavailable</Code><Message>busy</Message></Error>"
 
 Fate = Literal["pass", "lose the request", "lose the answer", "busy"]
@@ -65,6 +66,8 @@ class Proxy(ThreadingHTTPServer):
         self.server_port_behind = port
         self.lines: list[str] = []
         self.fate: Callable[[int], Fate] = lambda _number: "pass"
+        self.denied: str | None = None
+        """What the requests begin with that a policy of the bucket refuses."""
         self._lock = threading.Lock()
 
     @property
@@ -92,6 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fate = self.server.next_fate(self.requestline)
+        if self.server.denied is not None and self.requestline.startswith(self.server.denied):
+            self._answer(403, [("Content-Type", "application/xml")], DENIED)
+            return
         if fate == "busy":
             self._answer(503, [("Content-Type", "application/xml")], BUSY)
             return

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
+from export.committed import committed_keys
 from export.remote import push, settle
+from export.remote_retention import remove_old
 from job.main import main
 from job.stopping import Stop
 from serving import storage_errors
 from serving.__main__ import main as serve
 from serving.bundle import open_bundle
-from serving.errors import ExitCode, PlatformError, SettingsError
-from serving.published import LATEST, current
+from serving.errors import ArtifactError, ExitCode, PlatformError, SettingsError
+from serving.published import LATEST, current, read_latest
 from serving.storage import Store
 from tests import objects
 from tests.objects import id_at
@@ -267,6 +269,69 @@ def test_the_condition_is_the_stores_own(proxy: Proxy) -> None:
     assert Store(BUCKET).write_if_absent("claim", b"one")
     assert [line.split()[0] for line in proxy.lines] == ["PUT"]
     assert not Store(BUCKET).write_if_absent("claim", b"two")
+
+
+def test_ten_nights_leave_as_many_bundles_as_are_to_be_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    """If it failed, the bucket would fill, or the model in service would go."""
+    store = Store(f"{BUCKET}/out")
+    for night in range(1, 11):
+        if night == 4:
+            store.write("canary", store.read(LATEST) or b"")
+        assert train([], settings(run_name=f"night-{night}", keep_bundles=3, epochs=1)) == ExitCode.DONE
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    removed = [event["bundles"] for event in events if event["event"] == "old_bundles_removed"]
+    # The pointer of the user's own keeps the third night's, which counts as one of the three.
+    assert removed == [[f"night-{night}"] for night in (1, 2, 4, 5, 6, 7, 8)]
+    kept = {"night-3", "night-9", "night-10"}
+    assert {each.key.partition("/")[0] for each in store.under()} == {*kept, LATEST, "canary"}
+    for name in (*kept, LATEST, "canary"):
+        assert id_at(f"{BUCKET}/out/{name}") is not None
+    assert current(store, "night-10").pointer == read_latest(store)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("cut", [6, 9, 16, 21])
+def test_a_removal_that_is_cut_is_finished_by_the_next_run(
+    bundles: list[Path], proxy: Proxy, cut: int
+) -> None:
+    """If it failed, a network that breaks would leave half a model, or files that nobody removes.
+
+    The tests of `export.remote_retention` cut at every request, without a network.
+    """
+    store = Store(f"{BUCKET}/out")
+    for night in "ab":
+        push(store, bundles[0], night, overwrite=False)
+    before = committed_keys(store)
+    push(store, bundles[1], "c", overwrite=False)
+    proxy.lines.clear()
+    lost = "lose the answer" if cut % 4 == 1 else "lose the request"
+    proxy.fate = lambda number: lost if number >= cut else "pass"  # type: ignore[return-value]
+    with pytest.raises(PlatformError, match="expected an answer"):
+        remove_old(store, 2, "c", before)
+    proxy.fate = lambda _number: "pass"
+    new = open_bundle(bundles[1]).bundle_id
+    assert id_at(f"{BUCKET}/out/{LATEST}") == id_at(f"{BUCKET}/out/c") == new
+    with contextlib.suppress(ArtifactError):  # it is being removed, or all of it is there
+        assert id_at(f"{BUCKET}/out/a") in (open_bundle(bundles[0]).bundle_id, None)
+    remove_old(store, 2, "c", before)
+    assert {each.key.partition("/")[0] for each in store.under()} == {"b", "c", LATEST}
+
+
+def test_credentials_that_do_not_allow_to_remove_bundles_are_told(
+    proxy: Proxy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """If it failed, a missing permission would fail every night, or the bucket fill without a word."""
+    assert train([], settings(run_name="a", epochs=1)) == ExitCode.DONE
+    proxy.denied = "DELETE /models-and-data/out/a/"
+    assert train([], settings(run_name="b", keep_bundles=1, epochs=1)) == ExitCode.DONE
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (said,) = [event for event in events if event["event"] == "old_bundles_not_removed"]
+    assert said["level"] == "warning"
+    assert "expected credentials that allow this" in said["reason"]
+    assert "and deleting there, and check AWS_ACCESS_KEY_ID" in said["reason"]
+    assert id_at(f"{BUCKET}/out/a") is not None
+    proxy.denied = None
+    assert train([], settings(run_name="b", keep_bundles=1, epochs=1)) == ExitCode.DONE
+    assert id_at(f"{BUCKET}/out/a") is None
 
 
 def test_wrong_credentials_are_told(server: int, capfd: pytest.CaptureFixture[str]) -> None:
