@@ -1,46 +1,50 @@
-"""A request's body: read whole, within a number of bytes and of seconds."""
-
-import asyncio
+"""A request's body: read whole, within a number of bytes, and while the connection says that it may come."""
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.types import Receive, Scope
+
+from serving.server.protocol import HEADER_LENGTH
+
+TOO_SLOW = "bowsprit.too_slow"
+"""In the scope, where the connection has found that the request takes too long to come."""
+_HEADER_LENGTH = HEADER_LENGTH.encode()
 
 
-async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
-    """The body; raises HTTPException with 408, 413 or 415 where it is too slow, too large, or encoded.
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> tuple[bytes, str | None]:
+    """The body, and the header that says how much of it is JSON.
+
+    Raises HTTPException with 408, 413 or 415 where it is too slow, too large, or encoded.
 
     What is left of a body that is too large is taken, and thrown away, while the client is told so: many
     would take a connection that closes for a failure of the network.
     """
-    encoding = request.headers.get("content-encoding")
-    if encoding not in (None, "", "identity"):
-        raise HTTPException(415, f"expected a body without Content-Encoding, found {encoding[:40]!r}")
-    length = request.headers.get("content-length")
-    if length is not None and int(length) > max_bytes:
-        raise _too_large(max_bytes, f"{int(length):,}")
-    try:
-        async with asyncio.timeout(seconds):
-            return await _whole(request, max_bytes)
-    except TimeoutError:
-        raise HTTPException(408, "the request came too slowly", {"connection": "close"}) from None
-
-
-async def _whole(request: Request, max_bytes: int) -> bytes:
-    body, has_more = await _part(request)
+    header_length: str | None = None
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            if int(value) > max_bytes:
+                raise _too_large(max_bytes, f"{int(value):,}")
+        elif name == _HEADER_LENGTH:
+            header_length = value.decode("latin-1")
+        elif name == b"content-encoding" and value not in (b"", b"identity"):
+            found = value[:40].decode("latin-1")
+            raise HTTPException(415, f"expected a body without Content-Encoding, found {found!r}")
+    body, has_more = await _part(scope, receive)
     if has_more:
         # Grown in place: in a list, many small parts would take many times their bytes.
         grown = bytearray(body)
         while has_more and len(grown) <= max_bytes:
-            part, has_more = await _part(request)
+            part, has_more = await _part(scope, receive)
             grown += part
         body = bytes(grown)
     if len(body) > max_bytes:
         raise _too_large(max_bytes, "more")
-    return body
+    return body, header_length
 
 
-async def _part(request: Request) -> tuple[bytes, bool]:
-    message = await request.receive()
+async def _part(scope: Scope, receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if TOO_SLOW in scope:
+        raise HTTPException(408, "the request came too slowly", {"connection": "close"})
     if message["type"] == "http.disconnect":
         raise HTTPException(400, "the client left")
     return message.get("body", b""), message.get("more_body", False)

@@ -11,6 +11,8 @@ import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving.server.body import TOO_SLOW
+
 MAX_HEAD_BYTES = 64 << 10
 """Of the request line and headers, and of what follows the last chunk of a body. What the system gives at a
 time, up to 256 KiB, is read first."""
@@ -25,8 +27,9 @@ QUIET_SECONDS = 0.5
 class Connection(HttpToolsProtocol):
     """uvicorn's, with its own end to requests that cannot be read, are too slow, or whose head is too long.
 
-    The application sees a request once its head has come, and times its body itself: what it cannot see is
-    watched here, the head, what is still sent after the answer, and answers that are not taken.
+    The application sees a request once its head has come. Watched here are the head, the body, of which the
+    application is told when it takes too long, what is still sent after the answer, and answers that are not
+    taken.
     """
 
     request_seconds: float
@@ -48,6 +51,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Gives the first request its time."""
         super().connection_made(transport)
+        self._joined = _Joined(transport)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -105,6 +109,7 @@ class Connection(HttpToolsProtocol):
             self._is_upgrade = True
             return
         super().on_headers_complete()
+        self.cycle.transport = self._joined  # type: ignore[assignment]
         self._in_head = False
         if self._is_last_request:
             self.cycle.keep_alive = False
@@ -121,6 +126,11 @@ class Connection(HttpToolsProtocol):
         self._in_message = False
         self._unwatch()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Sends what has no body, such as the answer to HEAD."""
+        self._joined.flush()
+        super().on_response_complete()
 
     def shutdown(self) -> None:
         """Lets a request that has begun to come, or may be on its way, be the last."""
@@ -206,8 +216,7 @@ class Connection(HttpToolsProtocol):
         return refuse
 
     def _watch(self) -> None:
-        # The application ends a body that comes too slowly, and has a little longer to say so.
-        self._timer = self.loop.call_later(self.request_seconds + 1.0, self._too_slow)
+        self._timer = self.loop.call_later(self.request_seconds, self._too_slow)
 
     def _unwatch(self) -> None:
         if self._timer is not None:
@@ -221,7 +230,10 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request came too slowly")
         elif self._is_answering():
-            self._watch()  # the application sees to it
+            # The application waits for more, and answers that it came too slowly.
+            self.cycle.scope[TOO_SLOW] = True  # type: ignore[literal-required]
+            self.cycle.message_event.set()
+            self._watch()
         else:
             self.transport.close()
 
@@ -247,6 +259,39 @@ class Connection(HttpToolsProtocol):
         """Whether the system holds what the client has sent meanwhile."""
         descriptor = self.transport.get_extra_info("socket").fileno()
         return any(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
+
+
+class _Joined:
+    """A transport that sends an answer's head and the beginning of its body at once, in one packet.
+
+    uvicorn writes them one after the other, and each write is a call of the system, a good part of what a
+    short request costs.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Sends, or holds the head back."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Sends a head that no body followed."""
+        if self._head is not None:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Sends what is held back, and closes."""
+        self.flush()
+        self._transport.close()
 
 
 def _told(reason: str) -> tuple[list[tuple[bytes, bytes]], bytes]:

@@ -18,7 +18,7 @@ from types import FrameType
 import uvicorn
 import uvloop
 
-from serving.server.app import Application
+from serving.server.app import application
 from serving.server.connection import limited
 from serving.server.log import Log
 from serving.server.metrics import Metrics
@@ -47,7 +47,7 @@ def work(
     logging.getLogger("uvicorn.error").addHandler(_ToLog(log))
     metrics = Metrics()
     service = Service(source, settings.provider_names(), log, metrics)
-    app = Application(service, settings, log, metrics).asgi()
+    app = application(service, settings, log, metrics)
     config = uvicorn.Config(
         app,
         http=limited(settings.request_seconds, metrics.answered),

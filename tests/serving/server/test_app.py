@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 
 from serving.errors import ArtifactError
 from serving.predictor import Predictor
-from serving.server.app import INLINE_CHARACTERS, Application
+from serving.server.app import application
+from serving.server.infer import INLINE_CHARACTERS
 from serving.server.log import Log
 from serving.server.metrics import Metrics
 from serving.server.service import Service
@@ -33,7 +34,7 @@ class Server:
         self.log = Log(self.written, for_people=False)
         self.metrics = Metrics()
         self.service = Service(trained, settings.provider_names(), self.log, self.metrics)
-        self.app: ASGIApp = Application(self.service, settings, self.log, self.metrics).asgi()
+        self.app: ASGIApp = application(self.service, settings, self.log, self.metrics)
 
     def load(self) -> None:
         asyncio.run(self.service.run(0))
@@ -306,9 +307,10 @@ def test_each_request_is_a_line_of_the_log_without_its_texts(server: Server) -> 
 
 def test_a_bug_is_told_as_one_and_logged(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, a mistake of ours would be the client's, or leave no trace."""
-    monkeypatch.setattr("serving.server.app.answer", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        infer(server, request("a"))
+    monkeypatch.setattr("serving.server.infer.answer", lambda *_: 1 / 0)
+    reply = infer(server, request("a"))
+    assert reply.status == 500
+    assert "report" in reply.error
     (line,) = (line for line in server.lines() if line["event"] == "bug")
     assert "ZeroDivisionError" in line["traceback"]
 

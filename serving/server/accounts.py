@@ -1,0 +1,81 @@
+"""What is done around each request: counted, logged, and the client sent elsewhere while the server ends."""
+
+import asyncio
+import time
+from collections.abc import Collection
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.server.log import Access, Log
+from serving.server.metrics import Metrics
+from serving.server.replies import json_reply
+from serving.server.service import Service
+
+PROBES = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
+"""Asked every few seconds by what watches the server: logged only where the answer is out of the ordinary."""
+LEFT = 499
+"""Stands for an answer that the client did not wait for."""
+
+
+class Accounts:
+    """An ASGI application around others: the one that predicts, and the one for all other paths."""
+
+    def __init__(
+        self,
+        infer: ASGIApp,
+        infer_paths: Collection[str],
+        others: ASGIApp,
+        service: Service,
+        log: Log,
+        metrics: Metrics,
+    ) -> None:
+        self._infer = infer
+        self._infer_paths = infer_paths
+        self._others = others
+        self._service = service
+        self._log = log
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs the application for the path."""
+        start = time.perf_counter()
+        status = LEFT
+        path: str = scope["path"]
+        predicts = path in self._infer_paths and scope["method"] == "POST"
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._service.draining:
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            await (self._infer if predicts else self._others)(scope, receive, answered)
+        except asyncio.CancelledError:
+            # By the server, where the time for ending is over.
+            if status != LEFT:
+                raise
+            await json_reply({"error": "the server is ending; ask again"}, 503).send(answered)
+        finally:
+            seconds = time.perf_counter() - start
+            if predicts:
+                self._metrics.seconds.observe(seconds)
+            self._metrics.answered(status)
+            if path not in PROBES or status >= 400:
+                self._log.access(_line(scope, status, seconds))
+
+
+def _line(scope: Scope, status: int, seconds: float) -> Access:
+    client = scope.get("client")
+    return Access(
+        time.time(),
+        scope["method"],
+        scope["path"],
+        status,
+        seconds,
+        scope.get("bowsprit.texts", 0),
+        scope.get("bowsprit.received", 0),
+        client[0] if client else "",
+    )
