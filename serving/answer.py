@@ -61,6 +61,8 @@ def selection_of(parameters: Mapping[str, object]) -> Selection | None:
         return None
     top_k = 1 if top_k is None else top_k
     threshold = 0.0 if threshold is None else threshold
+    if type(top_k) is float and top_k.is_integer():
+        top_k = int(top_k)  # some languages know no other numbers
     if type(top_k) is not int or top_k < 1:
         raise DataError(f"parameter top_k: expected a whole number from 1, found {top_k!r}")
     if type(threshold) not in (int, float) or not 0 <= threshold <= 1:  # type: ignore[operator]

@@ -1,20 +1,42 @@
 """The server's interface as an OpenAPI document."""
 
 from importlib.metadata import version
+from typing import Any
 
 from serving.server.settings import ServerSettings
 
-_TEXTS = {"type": "array", "items": {"type": "string", "pattern": "^[^\\x00]*$"}, "maxItems": 64}
+_TEXT = {"type": "string", "pattern": "^[^\\x00]*$"}
+_EXAMPLE = {
+    "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["where is my parcel"]}],
+    "parameters": {"top_k": 1},
+}
+_VERSION = {
+    "parameters": [
+        {
+            "name": "version",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "pattern": "^[0-9a-f]{12}$"},
+            "description": "The first 12 digits of a bundle's ID.",
+        }
+    ]
+}
 
 
 def document(settings: ServerSettings) -> dict[str, object]:
     """OpenAPI 3.1, of this server and its one model."""
     model = f"/v2/models/{settings.model_name}"
+    of_version = f"{model}/versions/{{version}}"
     infer = {
         "summary": "Classifies texts.",
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/InferRequest"},
+                    "example": _EXAMPLE,
+                }
+            },
         },
         "responses": {
             "200": {
@@ -35,21 +57,28 @@ def document(settings: ServerSettings) -> dict[str, object]:
         },
     }
     ready = {"200": _answer("Ready.", {"type": "object"}), "503": _answer("Not ready.", {"type": "object"})}
+    model_ready = {"summary": "Whether the model is ready.", "responses": ready}
+    metadata = _get("What the model takes and gives.", "Metadata")
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Bowsprit",
             "version": version("bowsprit"),
-            "description": "Raw text in, log-probabilities out: the Open Inference Protocol, version 2.",
+            "description": "Raw text in, log-probabilities out: the Open Inference Protocol, version 2. Its "
+            "extension for binary tensors, which this document does not describe, is supported too.",
         },
         "paths": {
             f"{model}/infer": {"post": infer},
-            model: {"get": _get("What the model takes and gives.", "Metadata")},
-            f"{model}/ready": {"get": {"summary": "Whether the model is ready.", "responses": ready}},
+            f"{of_version}/infer": {**_VERSION, "post": _or_404(infer)},
+            model: {"get": metadata},
+            of_version: {**_VERSION, "get": _or_404(metadata)},
+            f"{model}/ready": {"get": model_ready},
+            f"{of_version}/ready": {**_VERSION, "get": _or_404(model_ready)},
             "/v2": {"get": _get("What this server is.", "Object")},
             "/v2/models": {"get": _get("The models' names.", "Object")},
             "/v2/health/live": {"get": _get("Whether the server answers.", "Object")},
             "/v2/health/ready": {"get": {"summary": "Whether to send requests.", "responses": ready}},
+            "/openapi.json": {"get": _get("This document.", "Object")},
             "/metrics": {
                 "get": {
                     "summary": "Metrics for Prometheus.",
@@ -67,7 +96,8 @@ def document(settings: ServerSettings) -> dict[str, object]:
 
 
 def _schemas(settings: ServerSettings) -> dict[str, object]:
-    texts = {**_TEXTS, "maxItems": settings.max_texts}
+    row = {"type": "array", "items": _TEXT, "maxItems": settings.max_texts}
+    texts = [{"type": "array", "items": each, "maxItems": settings.max_texts} for each in (_TEXT, row)]
     text = {
         "type": "object",
         "required": ["name", "shape", "datatype", "data"],
@@ -81,7 +111,7 @@ def _schemas(settings: ServerSettings) -> dict[str, object]:
                 "description": "[N] or [N, 1], for N texts.",
             },
             "datatype": {"const": "BYTES"},
-            "data": texts,
+            "data": {"anyOf": texts, "description": "The texts, or rows of them."},
         },
     }
     output = {
@@ -99,12 +129,12 @@ def _schemas(settings: ServerSettings) -> dict[str, object]:
             "type": "object",
             "required": ["inputs"],
             "properties": {
-                "id": {"type": "string"},
+                "id": {"type": ["string", "null"]},
                 "parameters": {
                     "type": "object",
                     "properties": {
-                        "top_k": {"type": "integer", "minimum": 1},
-                        "threshold": {"type": "number", "minimum": 0, "maximum": 1},
+                        "top_k": {"type": ["integer", "null"], "minimum": 1},
+                        "threshold": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
                     },
                 },
                 "inputs": {"type": "array", "items": text, "minItems": 1, "maxItems": 1},
@@ -143,7 +173,13 @@ def _schemas(settings: ServerSettings) -> dict[str, object]:
     }
 
 
-def _get(summary: str, schema: str) -> dict[str, object]:
+def _or_404(operation: dict[str, Any]) -> dict[str, Any]:
+    """The same of a version, which may not be the one that is served."""
+    responses = {**operation["responses"], "404": _problem("Another version is served.")}
+    return {**operation, "responses": responses}
+
+
+def _get(summary: str, schema: str) -> dict[str, Any]:
     answer = _answer("It.", {"$ref": f"#/components/schemas/{schema}"})
     return {"summary": summary, "responses": {"200": answer, "503": _problem("The bundle is being loaded.")}}
 

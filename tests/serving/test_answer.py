@@ -57,6 +57,7 @@ def test_below_the_threshold_the_label_is_empty(predictor: Predictor) -> None:
         ({}, None),
         ({"other": 1}, None),
         ({"top_k": 2}, Selection(top_k=2, threshold=0.0)),
+        ({"top_k": 2.0}, Selection(top_k=2, threshold=0.0)),
         ({"threshold": 1}, Selection(top_k=1, threshold=1.0)),
         ({"threshold": 0.5, "top_k": 10**30}, Selection(top_k=10**30, threshold=0.5)),
     ],
@@ -69,7 +70,7 @@ def test_parameters_are_read(parameters: dict[str, object], selection: Selection
 @pytest.mark.parametrize(
     "parameters",
     [
-        *({"top_k": value} for value in (0, -1, 1.0, "2", True, [1])),
+        *({"top_k": value} for value in (0, -1, 0.0, 1.5, math.inf, math.nan, "2", True, [1])),
         *({"threshold": value} for value in (-0.1, 1.1, math.nan, "0.5", True, {})),
     ],
 )

@@ -320,6 +320,6 @@ def test_the_interface_is_described_for_tools(server: Server) -> None:
     found = call(server.app, "GET", "/openapi.json").json
     assert found["openapi"].startswith("3.1")
     for path, methods in found["paths"].items():
-        for method in methods:
+        for method in methods.keys() & {"get", "post"}:
             status = call(server.app, method.upper(), path, [request("a")]).status
             assert str(status) in methods[method]["responses"], path
