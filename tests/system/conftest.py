@@ -12,6 +12,9 @@ from job.environment import load_settings
 from job.output import Output
 from job.run import run
 
+collect_ignore = ["schema_hooks.py", "triton_model.py"]
+"""Run by other programs, in environments of their own: they import what is not here."""
+
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = [
     *(

@@ -169,6 +169,7 @@ def test_predict_fetches_what_it_needs_and_no_more(
     assert {name.partition("?")[0] for name in gets} == {
         LATEST,
         "manifest.json",
+        "golden.jsonl",
         "labels.jsonl",
         "model.onnx",
     }
