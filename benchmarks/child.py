@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from job.memory import peak_memory
+from job.corpus.memory import peak_memory
 
 BATCH = 256
 NUM_SINGLE = 300

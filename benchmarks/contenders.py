@@ -35,8 +35,8 @@ class Bowsprit:
     def fit(self, task: Task, model: Path) -> dict[str, float]:
         """A whole run."""
         from job.environment import load_settings
-        from job.output import Output
         from job.run import run
+        from job.telling.output import Output
 
         settings = self._settings | {
             "TRAIN_DATA": str(task.path("train", "tsv")),

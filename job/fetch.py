@@ -13,8 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from job.corpus.scratch import cache_errors
 from job.dataset import DataSpec
-from job.scratch import cache_errors
 from serving.errors import DataError
 from serving.storage import Object, Store, is_url
 

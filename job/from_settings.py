@@ -5,18 +5,18 @@ from pathlib import Path
 import torch
 
 from job import tutorial
-from job.checkpoint import Identity
-from job.checkpoints import Checkpoints, Copy
+from job.corpus.prepare import FeatureLimits, Prepared, prepare
+from job.features.ngrams import Limits
 from job.inputs import Inputs
 from job.model import BowClassifier, initialize_uniform
-from job.ngrams import Limits
-from job.optimizer import Optimizer
-from job.prepare import FeatureLimits, Prepared, prepare
 from job.quality import QualityGate
 from job.read import test_data
 from job.settings import Settings, feature_spec, shaping
 from job.stopping import Stop
-from job.trainer import Plan
+from job.training.checkpoint import Identity
+from job.training.checkpoints import Checkpoints, Copy
+from job.training.optimizer import Optimizer
+from job.training.trainer import Plan
 from serving.storage import Store
 
 
@@ -85,7 +85,7 @@ def checkpoints_of(
 
 
 def how_to_learn(settings: Settings) -> tuple[Optimizer, Plan]:
-    """How the weights change, and how often; `job.defaults` has filled in what was left open."""
+    """How the weights change, and how often; `job.training.defaults` has filled in what was left open."""
     assert settings.epochs is not None
     assert settings.batch_size is not None
     assert settings.learning_rate is not None

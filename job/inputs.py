@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from job import tutorial
-from job.cache import Cache
-from job.collect import RowBlock, tokenize_rows
-from job.data_set import SAMPLE, DataSet, read_into_memory
+from job.corpus.cache import Cache
+from job.corpus.collect import RowBlock, tokenize_rows
+from job.corpus.data_set import SAMPLE, DataSet, read_into_memory
+from job.corpus.raw_corpus import RawCorpus
 from job.dataset import DataSpec, RejectedRows, Summary, check_share, read
-from job.numbering import limit_for
-from job.raw_corpus import RawCorpus
+from job.features.numbering import limit_for
+from job.features.vocabulary import Vocabulary
 from job.settings import TUTORIAL
-from job.vocabulary import Vocabulary
 from serving.bundle import DataRecord
 from serving.errors import DataError
 from serving.features import PLAIN, FeatureSpec, tokenize

@@ -12,9 +12,9 @@ import structlog
 from job import log
 from job.cli import Command, help_text, parse, settings_table, version_text
 from job.environment import Targets, load_settings, report_targets
-from job.outcome import Ending, Facts, Result, result_of
 from job.settings import Settings
 from job.stopping import Interrupted, Stop
+from job.telling.outcome import Ending, Facts, Result, result_of
 from serving.errors import BowspritError, ExitCode, PlatformError
 
 
@@ -56,8 +56,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stop: Stop) -> ExitCod
 def _train(settings: Settings, facts: Facts, stop: Stop, *, for_people: bool) -> None:
     stop.on(signal.Signals[f"SIG{settings.preempt_signal}"])
     # Only now, so that help and a wrong setting are answered at once: torch takes seconds to import.
-    from job.output import Output
     from job.run import run
+    from job.telling.output import Output
 
     run(settings, Output(for_people, facts), stop)
 
@@ -81,7 +81,7 @@ def _tell(ending: Ending, result: Result | None, *, for_people: bool) -> None:
 
 
 def _report(result: Result, targets: Targets) -> None:
-    from job.report import report  # only now: help need not wait for what it imports
+    from job.telling.report import report  # only now: help need not wait for what it imports
 
     report(result, targets)
 

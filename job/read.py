@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from job.baseline import TestData
-from job.cache import Cache
+from job.corpus.cache import Cache
 from job.dataset import DataSpec, TooManyRejected
 from job.fetch import fetched
 from job.inputs import Inputs, read_inputs
-from job.output import Output
 from job.settings import Settings, feature_spec, shaping
+from job.telling.output import Output
 
 
 def data_specs(settings: Settings) -> dict[str, DataSpec]:

@@ -22,23 +22,24 @@ from export.publish import (
     publish,
     staging,
 )
-from job import metrics, tutorial
-from job.defaults import complete
+from job import tutorial
+from job.corpus.memory import give_back_freed_memory, peak_memory, set_up_allocator
+from job.corpus.prepare import Prepared, unseen_labels
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
 from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
 from job.identity import Shaping, default_name, is_published
 from job.inputs import Inputs
-from job.learn import Learned, Means, learn
-from job.memory import give_back_freed_memory, peak_memory, set_up_allocator
 from job.model import BowClassifier
-from job.output import Output
-from job.prepare import Prepared, unseen_labels
 from job.quality import Judgement, QualityGate, quality_error
 from job.read import list_rejected, read_data
 from job.run_lock import only_job
-from job.run_record import EpochRecord, RunRecord, StageClock, host_facts
 from job.settings import Settings, feature_spec, not_shaping, shaping
 from job.stopping import Stop
+from job.telling.output import Output
+from job.telling.run_record import EpochRecord, RunRecord, StageClock, host_facts
+from job.training import metrics
+from job.training.defaults import complete
+from job.training.learn import Learned, Means, learn
 from serving.bundle import FILES, open_bundle
 from serving.errors import PlatformError
 from serving.parity import Rung, Tolerance, check

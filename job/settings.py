@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from job import class_weights
 from job.setting_kinds import (
     PREFIX,
     Count,
@@ -21,6 +20,7 @@ from job.setting_kinds import (
     Tolerance,
     env_name,
 )
+from job.training import class_weights
 from serving.features import FeatureSpec
 from serving.settings.kinds import Form, unwrapped
 from serving.storage import is_url, url_problem

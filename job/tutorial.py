@@ -9,11 +9,11 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from job.collect import collect, tokenize_rows
-from job.data_set import DataSet
+from job.corpus.collect import collect, tokenize_rows
+from job.corpus.data_set import DataSet
 from job.dataset import RejectedRows, Rows
+from job.features.vocabulary import Vocabulary
 from job.model import BowClassifier
-from job.vocabulary import Vocabulary
 from serving.bundle import DataRecord
 
 TRAIN = (

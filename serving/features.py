@@ -1,8 +1,8 @@
 """The feature specification: how a text becomes features, written as data.
 
-Three implementations follow it: Arrow and numpy in training (`job.features`, `job.ngrams`), operators in
-`model.onnx` (`export.text_graph`, `export.ngram_graph`) and the plain Python below, which is the one that the
-others are held against.
+Three implementations follow it: Arrow and numpy in training (`job.features`), operators in `model.onnx`
+(`export.text_graph`, `export.ngram_graph`) and the plain Python below, which is the one that the others are
+held against.
 """
 
 import re

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import report
-from job.metrics import LabelMetrics
 from job.settings import Settings
+from job.training.metrics import LabelMetrics
 from serving.bundle import FileNames, MetricsSummary
 from serving.errors import ExitCode
 from serving.server.metrics import Metrics

@@ -11,12 +11,12 @@ from onnx import TensorProto
 from export.graph import Graph, value
 from export.ngram_graph import add_feature_ids, fill_lookups
 from export.onnx_file import OnnxFile
-from job.collect import collect, tokenize_rows
+from job.corpus.collect import collect, tokenize_rows
+from job.corpus.prepare import FeatureLimits, choose_features
+from job.corpus.raw_corpus import RawCorpus
 from job.dataset import Rows
-from job.encoder import NgramEncoder
-from job.ngrams import Limits
-from job.prepare import FeatureLimits, choose_features
-from job.raw_corpus import RawCorpus
+from job.features.encoder import NgramEncoder
+from job.features.ngrams import Limits
 from serving.features import FeatureSpec, features
 from serving.lookup import Tables
 from serving.session import session_options

@@ -10,8 +10,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.bundle import FILES, check_files, open_bundle
 from serving.errors import ArtifactError
 from serving.published import fetched

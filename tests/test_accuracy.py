@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

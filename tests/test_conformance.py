@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from job.bags import Bags
-from job.collect import collect, tokenize_rows
-from job.corpus import encode
+from job.corpus.bags import Bags
+from job.corpus.collect import collect, tokenize_rows
+from job.corpus.corpus import encode
 from job.dataset import Rows
-from job.encoder import TokenEncoder
-from job.features import NO_TOKEN, tokenize
-from job.vocabulary import Vocabulary
+from job.features.encoder import TokenEncoder
+from job.features.tokens import NO_TOKEN, tokenize
+from job.features.vocabulary import Vocabulary
 from serving.features import WHITESPACE
 from serving.features import tokenize as reference_tokenize
 from serving.verify import reference_of

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from job import batch_stores
-from job.bags import Bags, concatenate
-from job.batch_stores import BatchesOnTheirWay, kept
+from job.corpus.bags import Bags, concatenate
 from job.device import Device, choose_device
 from job.environment import load_settings
 from job.model import BowClassifier
-from job.optimizer import Optimizer, OptimizerName
-from job.output import Output
 from job.run import run
-from job.trainer import Plan, evaluate, finish, start, train
+from job.telling.output import Output
+from job.training import batch_stores
+from job.training.batch_stores import BatchesOnTheirWay, kept
+from job.training.optimizer import Optimizer, OptimizerName
+from job.training.trainer import Plan, evaluate, finish, start, train
 from serving.parity import check
 from serving.verify import verify
-from tests.job.bags import NUM_LABELS, NUM_WORDS, batches_of, random_bags
+from tests.job.training.bags import NUM_LABELS, NUM_WORDS, batches_of, random_bags
 
 pytestmark = [
     pytest.mark.gpu,

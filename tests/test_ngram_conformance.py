@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from job.features import NO_TOKEN, tokenize
+from job.features.tokens import NO_TOKEN, tokenize
 from serving.features import WHITESPACE, FeatureSpec, Tokenizer, features
 from serving.features import tokenize as reference_tokenize
 from serving.lookup import Tables

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
 from job.setting_kinds import env_name
 from job.settings import Settings
+from job.telling.output import Output
 from serving.server.settings import ServerSettings
 from tests.documents import MARKED, README, SERVING, TABLES, with_tables
 

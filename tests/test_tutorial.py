@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from job import tutorial
-from job.batch_stores import BatchesInMemory
-from job.corpus import encode
-from job.encoder import TokenEncoder
+from job.corpus.corpus import encode
+from job.features.encoder import TokenEncoder
 from job.model import BowClassifier, initialize_uniform
-from job.optimizer import Optimizer
-from job.trainer import Plan, finish, start, train
-from tests.job.bags import batches_of
+from job.training.batch_stores import BatchesInMemory
+from job.training.optimizer import Optimizer
+from job.training.trainer import Plan, finish, start, train
+from tests.job.training.bags import batches_of
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import convert, corpus, profile, report
 from benchmarks.task import Task
-from job.run_record import EpochRecord, RunRecord, StageRecord
+from job.telling.run_record import EpochRecord, RunRecord, StageRecord
 
 ROOT = Path(__file__).parents[2]
 

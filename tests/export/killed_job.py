@@ -28,7 +28,7 @@ import job.run
 from export import publish
 from export.onnx_file import OnnxFile
 from job.environment import load_settings
-from job.output import Output
+from job.telling.output import Output
 from serving.bundle import FILES, check_files, open_bundle
 from serving.errors import ArtifactError
 from serving.parity import Rung, check

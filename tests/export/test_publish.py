@@ -18,8 +18,8 @@ import pytest
 from export import publish as publishing
 from export.publish import LATEST, point_latest_again, prepare_folder, publish, staging
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode, PlatformError, SettingsError
 

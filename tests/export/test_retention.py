@@ -15,8 +15,8 @@ import pytest
 from export.publish import LATEST, alone, staging
 from export.retention import remove_old
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.bundle import FILES
 
 REPOSITORY = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from export.__main__ import main
 from export.publish import alone
 from export.triton import Options, config, write
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.bundle import FILES, Bundle, open_bundle
 from serving.errors import ArtifactError, ExitCode, PlatformError, SettingsError
 

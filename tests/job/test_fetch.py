@@ -12,8 +12,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from job.dataset import DataSpec, find_sources
 from job.environment import load_settings
 from job.fetch import OBJECTS, UNUSED_AFTER, fetched
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.bundle import FILES, check_files, open_bundle
 from serving.errors import DataError, SettingsError
 from serving.published import fetched as fetched_bundle

@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 
 from job import tutorial
-from job.bags import Bags, concatenate
-from job.corpus import Corpus
+from job.corpus.bags import Bags, concatenate
+from job.corpus.corpus import Corpus
+from job.corpus.prepare import FeatureLimits, prepare, unseen_labels
 from job.dataset import DataSpec
+from job.features.ngrams import Limits
 from job.inputs import Inputs, read_inputs, read_vocabulary
-from job.ngrams import Limits
-from job.prepare import FeatureLimits, prepare, unseen_labels
 from serving.errors import DataError
 from serving.features import PLAIN
 

@@ -10,9 +10,9 @@ import pytest
 from job.baseline import Baseline, TestData, baseline_of, open_latest
 from job.dataset import DataSpec
 from job.environment import load_settings
-from job.output import Output
 from job.quality import failed_gate, quality_error
 from job.run import run
+from job.telling.output import Output
 from serving.bundle import FILES, DataRecord, MetricsSummary, open_bundle
 from serving.errors import ArtifactError, DataError, ExitCode
 from serving.quality import read_failed_gate

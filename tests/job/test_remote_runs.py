@@ -10,15 +10,15 @@ import pytest
 import structlog
 from fsspec.implementations.memory import MemoryFileSystem
 
-from job import checkpoints
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
 from job.stopping import Interrupted, Stop
+from job.telling.output import Output
+from job.training import checkpoints
 from serving.errors import QualityError
 from serving.storage import Store
-from tests.job.test_checkpoint import ROWS, StopAfter
 from tests.job.test_run import write_tsv
+from tests.job.training.test_checkpoint import ROWS, StopAfter
 from tests.objects import id_at, memory_url
 
 
@@ -79,7 +79,7 @@ def test_a_run_that_is_ended_in_the_export_takes_no_step_on_another_machine(
         patch.setattr("job.run.write_model", lambda *_: stop._handle(signal.SIGTERM, None))
         with pytest.raises(Interrupted, match=rf"steps is in {url}/\.night\.checkpoint; run it again"):
             train(url, stop)
-    monkeypatch.setattr("job.trainer.train_step", None)
+    monkeypatch.setattr("job.training.trainer.train_step", None)
     train(url)
     assert id_at(f"{url}/latest") == id_at(f"{undisturbed}/latest") is not None
     assert Store(url).find(".night.checkpoint") is None

@@ -10,8 +10,8 @@ import pytest
 
 from job import log
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.bundle import FILES, open_bundle
 from serving.errors import DataError, ParityError, SettingsError, TrainingError
 from serving.parity import check

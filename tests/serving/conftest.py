@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.bundle import Bundle, open_bundle
 from serving.parity import check
 from serving.verify import verify

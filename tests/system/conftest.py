@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 
 collect_ignore = ["schema_hooks.py", "triton_model.py"]
 """Run by other programs, in environments of their own: they import what is not here."""

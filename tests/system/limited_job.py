@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.errors import BowspritError
 
 

@@ -27,8 +27,8 @@ import numpy as np
 import pytest
 
 from job.environment import load_settings
-from job.output import Output
 from job.run import run
+from job.telling.output import Output
 from serving.adversarial import adversarial_texts, in_batches
 from serving.answer import answer, selection_of
 from serving.bundle import FILES, open_bundle

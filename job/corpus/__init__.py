@@ -1,0 +1,1 @@
+"""Data sets in memory and on disk: read, kept, numbered, shuffled and split."""

@@ -1,0 +1,166 @@
+"""A checkpoint: what training has come to, in one file, from which the next run of the same name goes on.
+
+The file is in safetensors' format, so that nothing in it is code. On the CPU a run that went on from one ends
+with the same bytes as one that was never interrupted.
+"""
+
+import contextlib
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from job.identity import Shaping, differences
+from job.training.patience import Best
+from job.training.train_state import EpochResult, TrainState
+from serving.bundle import DataRecord
+from serving.errors import PlatformError, SettingsError
+
+FORMAT = 1
+"""Goes up whenever older checkpoints cannot be read any more; they are refused then."""
+_FACTS = "bowsprit"
+"""The one key of the file's metadata: several are written in random order."""
+
+
+class _Best(msgspec.Struct, frozen=True, kw_only=True):
+    """The best epoch so far, but for its weights."""
+
+    patience: int
+    epoch: int
+    accuracy: float
+
+
+class _Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a checkpoint says beside its tensors."""
+
+    format: int
+    settings: dict[str, str | int | float | bool | None]
+    """Those that shape the model."""
+    data: dict[str, DataRecord]
+    step: int
+    epochs: list[EpochResult]
+    num_batches: int
+    num_rows: int
+    loss_sum: float
+    best: _Best | None
+    crc32: int
+    """Of all tensors, in the order of their names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which run a checkpoint is of."""
+
+    settings: Shaping
+    data: Mapping[str, DataRecord]
+
+
+def save(path: Path, state: TrainState, identity: Identity) -> None:
+    """Writes a checkpoint in place of the last one, in one step. Raises PlatformError."""
+    tensors = {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(state).items()}
+    best = state.best
+    facts = _Facts(
+        format=FORMAT,
+        settings=dict(identity.settings),
+        data=dict(identity.data),
+        step=state.step,
+        epochs=state.epochs,
+        num_batches=state.num_batches,
+        num_rows=state.num_rows,
+        loss_sum=state.loss_sum,
+        best=None
+        if best is None
+        else _Best(patience=best.patience, epoch=best.epoch, accuracy=best.accuracy),
+        crc32=_crc32(tensors),
+    )
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(descriptor)
+        try:
+            save_file(tensors, unfinished, {_FACTS: msgspec.json.encode(facts).decode()})
+            with open(unfinished, "rb") as file:  # noqa: PTH123 - mkstemp's own kind of path
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)  # noqa: PTH105 - the same
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
+
+
+def load(path: Path, state: TrainState, identity: Identity) -> bool:
+    """Puts what a checkpoint holds into a state that was just begun; returns whether there is one.
+
+    Raises SettingsError where it is of another run, with what differs, or cannot be read.
+    """
+    if not path.exists():
+        return False
+    advice = f"remove it to begin anew ({path}), set another BOW_RUN_NAME, or BOW_OVERWRITE=true"
+    try:
+        with safe_open(str(path), "numpy") as file:
+            facts = msgspec.json.decode((file.metadata() or {}).get(_FACTS, ""), type=_Facts)
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, msgspec.DecodeError, OSError) as error:
+        raise SettingsError(f"{path}: is not a whole checkpoint ({error}); {advice}") from error
+    changed = differences(identity.settings, identity.data, facts.settings, facts.data)
+    if changed:
+        raise SettingsError(
+            f"{path}: the checkpoint there is of another run, with other {', '.join(changed)}; {advice}"
+        )
+    if facts.format != FORMAT:
+        raise SettingsError(f"{path}: is of format {facts.format}, and this release reads {FORMAT}; {advice}")
+    if facts.best is not None:
+        best = facts.best
+        weights = (torch.empty_like(state.table), torch.empty_like(state.bias)) if best.epoch else ()
+        state.best = Best(patience=best.patience, epoch=best.epoch, accuracy=best.accuracy, weights=weights)
+    into = _tensors(state)
+    shapes = {name: tuple(tensor.shape) for name, tensor in into.items()}
+    if facts.crc32 != _crc32(tensors) or shapes != {name: each.shape for name, each in tensors.items()}:
+        state.best = None
+        raise SettingsError(f"{path}: is not what was written there; {advice}")
+    for name, tensor in into.items():
+        tensor.copy_(torch.from_numpy(tensors[name]))
+    state.step, state.epochs = facts.step, facts.epochs
+    state.num_batches, state.num_rows, state.loss_sum = facts.num_batches, facts.num_rows, facts.loss_sum
+    return True
+
+
+def num_bytes(state: TrainState) -> int:
+    """What a checkpoint takes, but for a few hundred bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state).values())
+
+
+def _tensors(state: TrainState) -> dict[str, torch.Tensor]:
+    """The tensors of a state, by name."""
+    tensors = {"table": state.table, "bias": state.bias}
+    for name, slots in (("table_slot", state.table_slots), ("bias_slot", state.bias_slots)):
+        tensors |= {f"{name}_{place}": slot for place, slot in enumerate(slots)}
+    if state.best is not None:
+        tensors |= dict(zip(("best_table", "best_bias"), state.best.weights, strict=False))
+    return tensors
+
+
+def _crc32(tensors: Mapping[str, npt.NDArray[np.float32]]) -> int:
+    found = 0
+    for name in sorted(tensors):
+        found = zlib.crc32(np.ascontiguousarray(tensors[name]).data.cast("B"), found)
+    return found
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PlatformError(
+            f"{path}: the checkpoint cannot be written ({reason}); free some space, or name another folder "
+            "in BOW_CHECKPOINT_DIR. The last checkpoint, where there is one, is whole"
+        ) from error
