@@ -7,11 +7,12 @@ import torch
 from job import tutorial
 from job.corpus.prepare import FeatureLimits, Prepared, prepare
 from job.features.ngrams import Limits
+from job.features.specification import feature_spec
 from job.inputs import Inputs
 from job.model import BowClassifier, initialize_uniform
 from job.quality import QualityGate
 from job.read import test_data
-from job.settings import Settings, feature_spec, shaping
+from job.settings import Settings, shaping
 from job.stopping import Stop
 from job.training.checkpoint import Identity
 from job.training.checkpoints import Checkpoints, Copy

@@ -16,7 +16,7 @@ from job.corpus.raw_corpus import RawCorpus
 from job.dataset import DataSpec, RejectedRows, Summary, check_share, read
 from job.features.numbering import limit_for
 from job.features.vocabulary import Vocabulary
-from job.settings import TUTORIAL
+from job.setting_kinds import TUTORIAL
 from serving.bundle import DataRecord
 from serving.errors import DataError
 from serving.features import PLAIN, FeatureSpec, tokenize

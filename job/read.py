@@ -5,9 +5,10 @@ from pathlib import Path
 from job.baseline import TestData
 from job.corpus.cache import Cache
 from job.dataset import DataSpec, TooManyRejected
+from job.features.specification import feature_spec
 from job.fetch import fetched
 from job.inputs import Inputs, read_inputs
-from job.settings import Settings, feature_spec, shaping
+from job.settings import Settings, shaping
 from job.telling.output import Output
 
 

@@ -26,6 +26,7 @@ from job import tutorial
 from job.corpus.memory import give_back_freed_memory, peak_memory, set_up_allocator
 from job.corpus.prepare import Prepared, unseen_labels
 from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
+from job.features.specification import feature_spec
 from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
 from job.identity import Shaping, default_name, is_published
 from job.inputs import Inputs
@@ -33,7 +34,7 @@ from job.model import BowClassifier
 from job.quality import Judgement, QualityGate, quality_error
 from job.read import list_rejected, read_data
 from job.run_lock import only_job
-from job.settings import Settings, feature_spec, not_shaping, shaping
+from job.settings import Settings, not_shaping, shaping
 from job.stopping import Stop
 from job.telling.output import Output
 from job.telling.run_record import EpochRecord, RunRecord, StageClock, host_facts

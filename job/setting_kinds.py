@@ -10,6 +10,8 @@ from serving.settings.kinds import Form
 from serving.storage import is_url
 
 PREFIX = "BOW_"
+TUTORIAL = "tutorial"
+"""What BOW_TRAIN_DATA says for the sentences that are built in."""
 
 
 class Mark(Enum):

@@ -18,15 +18,9 @@ from job.setting_kinds import (
     Shaping,
     Share,
     Tolerance,
-    env_name,
 )
-from job.training import class_weights
-from serving.features import FeatureSpec
+from job.setting_rules import disagreements
 from serving.settings.kinds import Form, unwrapped
-from serving.storage import is_url, url_problem
-
-TUTORIAL = "tutorial"
-"""What BOW_TRAIN_DATA says for the sentences that are built in."""
 
 
 class Settings(BaseSettings):
@@ -253,102 +247,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
-        problems = []
-        for name in ("train_data", "validation_data", "test_data", "output_dir", "checkpoint_dir"):
-            location = getattr(self, name)
-            if is_url(location) and (problem := url_problem(location)) is not None:
-                problems.append(f"{env_name(name)}: {problem}")
-        if self.validation_data is not None and self.validation_split > 0:
-            problems.append(
-                f"BOW_VALIDATION_SPLIT: {self.validation_split} asks for a split, and BOW_VALIDATION_DATA "
-                "names validation data; set BOW_VALIDATION_SPLIT=0, or unset BOW_VALIDATION_DATA"
-            )
-        if self.patience is not None and self.validation_data is None and not self.validation_split:
-            problems.append(
-                "BOW_PATIENCE: it goes by the accuracy on validation data, and there is none; set "
-                "BOW_VALIDATION_SPLIT=0.1, or name it in BOW_VALIDATION_DATA"
-            )
-        if self.vocabulary_file is not None and self.max_vocabulary is not None:
-            problems.append(
-                f"BOW_MAX_VOCABULARY: {self.max_vocabulary} limits a vocabulary that BOW_VOCABULARY_FILE "
-                "fixes; unset one of the two"
-            )
-        if self.vocabulary_file is not None and self.min_count > 1:
-            problems.append(
-                f"BOW_MIN_COUNT: {self.min_count} limits a vocabulary that BOW_VOCABULARY_FILE fixes; "
-                "set BOW_MIN_COUNT=1, or unset BOW_VOCABULARY_FILE"
-            )
-        if self.vocabulary_file is not None and (self.word_ngrams != "1" or self.char_ngrams != "off"):
-            problems.append(
-                "BOW_VOCABULARY_FILE: it names tokens alone, and n-grams are asked for; unset it, or set "
-                "BOW_WORD_NGRAMS=1 and BOW_CHAR_NGRAMS=off"
-            )
-        if self.tokenizer == "characters" and self.char_ngrams != "off":
-            problems.append(
-                "BOW_CHAR_NGRAMS: with BOW_TOKENIZER=characters each code point is a token; "
-                "set BOW_CHAR_NGRAMS=off, and BOW_WORD_NGRAMS=1-3 for several of them"
-            )
-        if self.char_ngrams != "off" and self.char_ngrams[-1] < self.char_ngrams[0]:
-            problems.append(
-                f"BOW_CHAR_NGRAMS: {self.char_ngrams} begins above its end; "
-                f"set BOW_CHAR_NGRAMS={self.char_ngrams[::-1]}"
-            )
-        if self.train_data == TUTORIAL and not feature_spec(self).is_plain:
-            problems.append(
-                "BOW_TRAIN_DATA: the tutorial has features of its own; unset BOW_TOKENIZER, BOW_LOWERCASE, "
-                "BOW_WORD_NGRAMS, BOW_CHAR_NGRAMS, BOW_WEIGHTING and BOW_NORMALIZE, or name another data set"
-            )
-        if self.train_data == TUTORIAL and (self.min_count > 1 or self.max_vocabulary is not None):
-            problems.append(
-                "BOW_TRAIN_DATA: the tutorial has a vocabulary of its own; unset BOW_MIN_COUNT and "
-                "BOW_MAX_VOCABULARY, or name another data set"
-            )
-        try:
-            class_weights.given(self.class_weights)
-        except ValueError as error:
-            problems.append(
-                f"BOW_CLASS_WEIGHTS: expected none, balanced, or a JSON object of numbers above 0; found "
-                f"{self.class_weights[:80]!r} ({error}); set for example BOW_CLASS_WEIGHTS=balanced"
-            )
-        if self.train_data == TUTORIAL and self.weight_column is not None:
-            problems.append(
-                f"BOW_WEIGHT_COLUMN: {self.weight_column!r} names a column, and the tutorial has none; "
-                "unset it, or name another data set in BOW_TRAIN_DATA"
-            )
-        for name in ("text_column", "label_column", "weight_column"):
-            column = getattr(self, name)
-            if self.data_format == "fasttext" and column is not None:
-                problems.append(
-                    f"{env_name(name)}: {column!r} names a column, and fastText files have none; "
-                    "unset it, or set BOW_DATA_FORMAT=auto"
-                )
-        for name, limit in (("min_accuracy", self.min_accuracy), ("max_drop", self.max_drop)):
-            if limit is not None and self.test_data is None and self.train_data != TUTORIAL:
-                problems.append(
-                    f"{env_name(name)}: {limit} limits the accuracy on test data, and BOW_TEST_DATA names "
-                    f"none; set BOW_TEST_DATA=data/test.tsv, or unset {env_name(name)}"
-                )
-        if self.require_gpu and self.device == "cpu":
-            problems.append(
-                "BOW_DEVICE: 'cpu' is not a GPU, and BOW_REQUIRE_GPU=true asks for one; "
-                "set BOW_DEVICE=cuda:0, or BOW_REQUIRE_GPU=false"
-            )
+        problems = disagreements(self)
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-def feature_spec(settings: Settings) -> FeatureSpec:
-    """The feature specification that the settings ask for."""
-    shortest, _, longest = settings.char_ngrams.partition("-")
-    return FeatureSpec(
-        tokenizer=settings.tokenizer,
-        lowercase=settings.lowercase,
-        word_ngrams=int(settings.word_ngrams[-1]),
-        char_ngrams=(int(shortest), int(longest)) if longest else None,
-        weighting=settings.weighting,
-        normalize=settings.normalize,
-    )
 
 
 def shaping(settings: Settings) -> dict[str, str | int | float | bool | None]:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from job.settings import Settings, feature_spec
+from job.features.specification import feature_spec
+from job.settings import Settings
 from job.training.optimizer import OptimizerName
 from serving.features import PLAIN, FeatureSpec
 
