@@ -1,0 +1,194 @@
+"""A connection's order: what is answered, in whose turn, and what ends it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from serving.server.connection import MAX_WAITING, limited
+
+GET = b"GET /%s HTTP/1.1\r\n\r\n"
+POST = b"POST /%s HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc"
+CHUNKED = b"POST /%s HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+UPGRADE = b"POST /%s HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 3\r\n\r\nabc"
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.has_ended = False
+        self.is_reading_now = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.has_ended
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.has_ended = True
+
+    def close(self) -> None:
+        self.has_ended = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.has_ended
+
+    def pause_reading(self) -> None:
+        self.is_reading_now = False
+
+    def resume_reading(self) -> None:
+        self.is_reading_now = True
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
+
+
+class Case:
+    """A connection to an application that answers each request with its path and body, once it may."""
+
+    def __init__(self, request_seconds: float = 10.0) -> None:
+        self.transport = Transport()
+        self.refused: list[int] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        config = uvicorn.Config(self._app, interface="asgi3", ws="none", lifespan="off", log_config=None)
+        kind = limited(request_seconds, self.refused.append)
+        self.connection = kind(config=config, server_state=ServerState(), app_state={})
+        self.connection.connection_made(self.transport)
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, has_more = b"", True
+        while has_more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message["body"]
+            has_more = message["more_body"]
+        await self.may_answer.wait()
+        content = scope["path"].encode() + body
+        headers = [(b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    def gets(self, data: bytes) -> None:
+        self.connection.data_received(data)
+
+    async def answers(self) -> list[bytes]:
+        """The status of each answer so far, and the end of its body."""
+        self.may_answer.set()
+        for _ in range(20 * MAX_WAITING):
+            await asyncio.sleep(0)
+        return [
+            answer[:3] + b" " + answer[-4:].strip()
+            for answer in self.transport.written.split(b"HTTP/1.1 ")[1:]
+        ]
+
+
+def in_a_loop(test: Callable[[Case], Awaitable[None]], request_seconds: float = 10.0) -> None:
+    async def run() -> None:
+        case = Case(request_seconds)
+        await test(case)
+        case.connection.connection_lost(None)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\0\0\0", [b'400 se"}']),
+        (GET % b"1", [b"200 /1"]),
+        (GET % b"1" + POST % b"2", [b"200 /1", b"200 2abc"]),
+        (GET % b"1" + b"\0", [b"200 /1"]),
+        (CHUNKED % b"1" + b"z\r\n", [b'400 se"}']),
+        (GET % b"1" + CHUNKED % b"2" + b"z\r\n", [b"200 /1", b'400 se"}']),
+        (GET % b"1" + POST % b"2" + CHUNKED % b"3" + b"z\r\n", [b"200 /1", b"200 2abc", b'400 se"}']),
+        (b"CONNECT there:80 HTTP/1.1\r\n\r\n", [b'400 se"}']),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_what_cannot_be_read_is_answered_in_its_turn(data: bytes, expected: list[bytes], size: int) -> None:
+    """If it failed, good requests would get the answer to a bad one behind them, or none."""
+
+    async def test(case: Case) -> None:
+        case.may_answer.clear()
+        for place in range(0, len(data), size):
+            case.gets(data[place : place + size])
+            await asyncio.sleep(0)
+        assert await case.answers() == expected
+        is_bad = b"\0" in data or b"z\r\n" in data or b"CONNECT" in data
+        assert case.transport.has_ended == is_bad
+        assert case.refused == [400] * (expected[-1][:3] == b"400")
+
+    in_a_loop(test)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_offer_of_another_protocol_is_ignored(size: int) -> None:
+    """If it failed, Java's client for one would lose its first request's body, and wait for ever."""
+
+    async def test(case: Case) -> None:
+        data = UPGRADE % b"1" + GET % b"2" + UPGRADE % b"3" + POST % b"4"
+        for place in range(0, len(data), size):
+            case.gets(data[place : place + size])
+        assert await case.answers() == [b"200 1abc", b"200 /2", b"200 3abc", b"200 4abc"]
+        assert not case.transport.has_ended
+
+    in_a_loop(test)
+
+
+def test_only_so_many_requests_wait() -> None:
+    """If it failed, one connection could fill the memory with requests."""
+
+    async def test(case: Case) -> None:
+        case.may_answer.clear()
+        case.gets(GET % b"1" * (MAX_WAITING * 5))
+        assert not case.transport.is_reading_now
+        assert await case.answers() == [b"200 /1"] * (MAX_WAITING + 1)
+        assert case.transport.has_ended
+        assert case.transport.written.count(b"connection: close") == 1
+
+    in_a_loop(test)
+
+
+def test_a_client_that_sends_no_more_is_answered() -> None:
+    """If it failed, those that close their side at once would get nothing."""
+
+    async def test(case: Case) -> None:
+        case.may_answer.clear()
+        case.gets(POST % b"1" + POST % b"2")
+        await asyncio.sleep(0)
+        assert case.connection.eof_received()
+        assert await case.answers() == [b"200 1abc", b"200 2abc"]
+        assert case.transport.has_ended
+
+    in_a_loop(test)
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (b"", []),
+        (b"GET /", [b'408 ly"}']),
+        (POST % b"1", [b"200 1abc"]),
+        (POST % b"1" + b"GET /", [b"200 1abc", b'408 ly"}']),
+    ],
+)
+def test_a_head_that_comes_too_slowly_is_ended(before: bytes, expected: list[bytes]) -> None:
+    """If it failed, a few slow clients would hold all connections, or fast ones would be cut."""
+
+    async def test(case: Case) -> None:
+        case.gets(before)
+        await case.answers()
+        await asyncio.sleep(0.15)
+        assert await case.answers() == expected
+        assert case.transport.has_ended == (before != POST % b"1")
+
+    in_a_loop(test, request_seconds=-0.9)  # a second is added
