@@ -36,8 +36,11 @@ def answer(predictor: Predictor, texts: Sequence[str], selection: Selection | No
 
     Raises DataError where a text is one that no runtime takes.
     """
-    log_probs = predictor.log_probs(texts)
-    labels = predictor.labels
+    return answer_of(predictor.log_probs(texts), predictor.labels, selection)
+
+
+def answer_of(log_probs: Float32, labels: Sequence[str], selection: Selection | None) -> Answer:
+    """The same from log-probabilities [N, K] that are there already."""
     if selection is None:
         label = [labels[number] for number in log_probs.argmax(axis=1).tolist()]
         return Answer(log_probs=log_probs, label=label, label_shape=[len(label)])

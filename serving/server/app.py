@@ -1,6 +1,6 @@
 """The server's paths: the Open Inference Protocol's, /metrics and /openapi.json."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from serving.errors import DataError
 from serving.server import protocol
 from serving.server.accounts import Accounts
+from serving.server.batch import Batch
 from serving.server.infer import Infer
 from serving.server.log import Log
 from serving.server.metrics import CONTENT_TYPE, Metrics
@@ -25,10 +26,15 @@ from serving.server.settings import ServerSettings
 INPUTS = [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
 
 
-def application(service: Service, settings: ServerSettings, log: Log, metrics: Metrics) -> ASGIApp:
-    """What uvicorn runs."""
+def application(
+    service: Service, settings: ServerSettings, log: Log, metrics: Metrics, is_alone: Callable[[], bool]
+) -> ASGIApp:
+    """What uvicorn runs.
+
+    is_alone: whether no other request is being answered.
+    """
     errors = Errors(log)
-    infer = Infer(service, settings, metrics, errors)
+    infer = Infer(service, settings, metrics, errors, Batch(is_alone))
     paths = Paths(service, settings, metrics)
     model = "/v2/models/{name}"
     others = Starlette(

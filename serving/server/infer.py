@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from starlette.types import Receive, Scope, Send
 
-from serving.answer import Answer, answer, selection_of
+from serving.answer import Answer, answer, answer_of, selection_of
 from serving.errors import DataError
 from serving.predictor import Predictor
 from serving.selection import Selection
 from serving.server import protocol
+from serving.server.batch import Batch
 from serving.server.body import read_body
 from serving.server.metrics import Metrics
 from serving.server.naming import named
@@ -24,8 +25,8 @@ from serving.server.service import Service
 from serving.server.settings import ServerSettings
 
 INLINE_CHARACTERS = 4096
-"""In all texts of a request: fewer are classified at once, more by a thread, so that short requests need not
-wait for long ones."""
+"""In all texts of a request: fewer are classified here, with those of other requests, more by a thread, so
+that short requests need not wait for long ones."""
 OUTPUTS = ("log_probs", "label")
 _NONE: dict[str, str] = {}
 
@@ -33,11 +34,14 @@ _NONE: dict[str, str] = {}
 class Infer:
     """An ASGI application for this path alone; `path_params` in the scope may name a version."""
 
-    def __init__(self, service: Service, settings: ServerSettings, metrics: Metrics, errors: Errors) -> None:
+    def __init__(
+        self, service: Service, settings: ServerSettings, metrics: Metrics, errors: Errors, batch: Batch
+    ) -> None:
         self._service = service
         self._settings = settings
         self._metrics = metrics
         self._errors = errors
+        self._batch = batch
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="predict")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +76,7 @@ class Infer:
 
     async def _answer(self, predictor: Predictor, texts: list[str], selection: Selection | None) -> Answer:
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return answer(predictor, texts, selection)
+            return answer_of(await self._batch.log_probs(predictor, texts), predictor.labels, selection)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, answer, predictor, texts, selection)
 

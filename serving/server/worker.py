@@ -47,7 +47,8 @@ def work(
     logging.getLogger("uvicorn.error").addHandler(_ToLog(log))
     metrics = Metrics()
     service = Service(source, settings.provider_names(), log, metrics)
-    app = application(service, settings, log, metrics)
+    tasks: set[asyncio.Task[None]] = set()
+    app = application(service, settings, log, metrics, is_alone=lambda: len(tasks) < 2)
     config = uvicorn.Config(
         app,
         http=limited(settings.request_seconds, metrics.answered),
@@ -65,6 +66,7 @@ def work(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             server = _Server(config, service, settings.drain_seconds, parent)
+            server.server_state.tasks = tasks
             runner.run(_serve(server, service, settings, listener))
     finally:
         log.event("ended")

@@ -34,7 +34,7 @@ class Server:
         self.log = Log(self.written, for_people=False)
         self.metrics = Metrics()
         self.service = Service(trained, settings.provider_names(), self.log, self.metrics)
-        self.app: ASGIApp = application(self.service, settings, self.log, self.metrics)
+        self.app: ASGIApp = application(self.service, settings, self.log, self.metrics, is_alone=lambda: True)
 
     def load(self) -> None:
         asyncio.run(self.service.run(0))
@@ -307,7 +307,7 @@ def test_each_request_is_a_line_of_the_log_without_its_texts(server: Server) -> 
 
 def test_a_bug_is_told_as_one_and_logged(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, a mistake of ours would be the client's, or leave no trace."""
-    monkeypatch.setattr("serving.server.infer.answer", lambda *_: 1 / 0)
+    monkeypatch.setattr("serving.server.infer.answer_of", lambda *_: 1 / 0)
     reply = infer(server, request("a"))
     assert reply.status == 500
     assert "report" in reply.error

@@ -1,0 +1,108 @@
+"""`Batch`: requests that wait together get what each would get alone."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.errors import DataError
+from serving.predictor import Predictor
+from serving.server.batch import MAX_CHARACTERS, Batch
+from serving.session import Float32
+from tests.serving.conftest import WORDS
+
+
+@pytest.fixture(scope="module")
+def predictor(trained: Path) -> Predictor:
+    return Predictor.load(trained)
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts the model was given at a time."""
+    found: list[int] = []
+    ask = Predictor.log_probs
+
+    def counted(self: Predictor, texts: list[str]) -> Float32:
+        found.append(len(texts))
+        return ask(self, texts)
+
+    monkeypatch.setattr(Predictor, "log_probs", counted)
+    return found
+
+
+def together(
+    requests: list[tuple[Predictor, list[str]]], *, alone: bool = False
+) -> list[Float32 | BaseException]:
+    """What each of some requests gets that come in one turn of the event loop."""
+
+    async def run() -> list[Float32 | BaseException]:
+        batch = Batch(lambda: alone)
+        asked = [batch.log_probs(predictor, texts) for predictor, texts in requests]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def test_each_request_gets_its_own_rows_to_the_last_bit(predictor: Predictor, sizes: list[int]) -> None:
+    """If it failed, a client would get another's answer, or one that hangs on who else asked."""
+    requests = [
+        [f"{WORDS[(row * 7 + number) % 303]} {WORDS[row]} unknown" for number in range(row % 4)]
+        for row in range(40)
+    ]
+    expected = [predictor.log_probs(texts) for texts in requests]
+    sizes.clear()
+    found = together([(predictor, texts) for texts in requests])
+    assert sizes == [sum(map(len, requests))]
+    for own, theirs in zip(found, expected, strict=True):
+        assert isinstance(own, np.ndarray)
+        assert own.shape == theirs.shape
+        assert (own == theirs).all()
+
+
+def test_a_request_alone_is_not_kept_waiting(predictor: Predictor, sizes: list[int]) -> None:
+    """If it failed, a single client would wait for others that are not there."""
+    together([(predictor, ["w1"]), (predictor, ["w2"])], alone=True)
+    assert sizes == [1, 1]
+
+
+def test_a_bad_text_spoils_its_own_request_alone(predictor: Predictor) -> None:
+    """If it failed, one client's mistake would be every client's error."""
+    first, bad, last = together([(predictor, ["w1"]), (predictor, ["w2", "\0"]), (predictor, ["w3"])])
+    assert isinstance(bad, DataError)
+    assert "text 1: holds a NUL" in str(bad)
+    assert isinstance(first, np.ndarray)
+    assert (first == predictor.log_probs(["w1"])).all()
+    assert isinstance(last, np.ndarray)
+    assert (last == predictor.log_probs(["w3"])).all()
+
+
+def test_requests_to_two_bundles_are_not_mixed(predictor: Predictor, tutorial: Path) -> None:
+    """If it failed, a reload would answer some requests by a bundle that their answers do not name."""
+    other = Predictor.load(tutorial)
+    found = together([(predictor, ["w1"]), (other, ["creo"]), (predictor, ["w2"])])
+    shapes = [each.shape for each in found if isinstance(each, np.ndarray)]
+    assert shapes == [(1, 5), (1, 2), (1, 5)]
+
+
+def test_what_is_classified_at_a_time_is_bounded(predictor: Predictor, sizes: list[int]) -> None:
+    """If it failed, many requests at once would hold all others up for as long as they take together."""
+    text = "w1 " * (MAX_CHARACTERS // 12)
+    together([(predictor, [text]) for _ in range(10)])
+    assert sizes == [4, 4, 2]
+
+
+def test_a_request_that_was_cancelled_takes_nothing_from_others(predictor: Predictor) -> None:
+    """If it failed, a client that leaves would cost others their answers."""
+
+    async def run() -> tuple[bool, Float32]:
+        batch = Batch(lambda: False)
+        left = asyncio.ensure_future(batch.log_probs(predictor, ["w1"]))
+        stays = asyncio.ensure_future(batch.log_probs(predictor, ["w2"]))
+        await asyncio.sleep(0)
+        left.cancel()
+        return left.cancelled(), await stays
+
+    _, found = asyncio.run(run())
+    assert (found == predictor.log_probs(["w2"])).all()
