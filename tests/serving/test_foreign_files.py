@@ -96,7 +96,7 @@ def test_a_file_that_is_something_else_is_refused(copy: Path, case: str) -> None
         hold(copy)
 
 
-MODEL_CODE = "archive/code/__torch__/job/training/model.py"
+MODEL_CODE = "archive/code/__torch__/job/model.py"
 TORCHSCRIPT: dict[str, tuple[Damage, str]] = {
     "bias left out of score": (
         in_record(MODEL_CODE, lambda it: it.replace(b"torch.to(bias, 7)", b"torch.mul(bias, 0)")),
