@@ -15,6 +15,9 @@ from serving.selection import Prediction, select
 from serving.session import CPU, Float32, TextModel
 from serving.storage import is_url
 
+PIECE = 64
+"""Texts that the model is given at a time, those of like length together: the rows of all their words then
+stay in the processor's cache, and short texts are not padded to a long one's length."""
 USED = (FILES.golden, FILES.labels, FILES.text_model)
 """The files of a bundle that classifying needs, beside the manifest."""
 
@@ -104,7 +107,14 @@ class Predictor:
         Raises DataError where a text holds NUL or a lone surrogate, TypeError where it is no text.
         """
         _check_texts(texts)
-        return self._model.log_probs(texts)
+        if len(texts) <= PIECE:
+            return self._model.log_probs(texts)
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        found = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        for start in range(0, len(texts), PIECE):
+            some = order[start : start + PIECE]
+            found[some] = self._model.log_probs([texts[number] for number in some])
+        return found
 
     def predict(
         self, texts: Sequence[str], *, top_k: int = 1, threshold: float = 0.0
@@ -123,6 +133,12 @@ class Predictor:
 def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise TypeError("expected a list of texts, found a single text; put it into a list")
+    try:
+        together = "".join(texts)
+        if "\0" not in together and (together.isascii() or not _has_surrogate(together)):
+            return
+    except TypeError:
+        pass  # one of them is no text: which?
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"expected texts, found {type(text).__name__} at place {number}")

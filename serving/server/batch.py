@@ -10,8 +10,8 @@ from typing import NamedTuple
 from serving.predictor import Predictor
 from serving.session import Float32
 
-MAX_CHARACTERS = 16_384
-"""In the texts that are classified at a time: other requests wait meanwhile."""
+MAX_TEXTS = 32
+"""That are classified at a time: more take as long together as apart, and other requests wait meanwhile."""
 
 
 class _Waiting(NamedTuple):
@@ -30,7 +30,7 @@ class Batch:
 
     async def log_probs(self, predictor: Predictor, texts: list[str]) -> Float32:
         """The log-probabilities [N, K] of a request's texts; raises what `Predictor.log_probs` does."""
-        if self._is_alone():
+        if self._is_alone() or len(texts) > MAX_TEXTS // 2:
             return predictor.log_probs(texts)
         loop = asyncio.get_running_loop()
         if not self._waiting:
@@ -45,13 +45,12 @@ class Batch:
         some: list[_Waiting] = []
         size = 0
         for each in waiting:
-            length = sum(map(len, each.texts))
             # Another bundle may have taken the first one's place.
-            if some and (size + length > MAX_CHARACTERS or each.predictor is not some[0].predictor):
+            if some and (size + len(each.texts) > MAX_TEXTS or each.predictor is not some[0].predictor):
                 _answer(some)
                 some, size = [], 0
             some.append(each)
-            size += length
+            size += len(each.texts)
         _answer(some)
 
 

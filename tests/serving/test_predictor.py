@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from serving.bundle import FILES, open_bundle
 from serving.errors import ArtifactError, DataError, ParityError, SettingsError
-from serving.predictor import USED, Predictor
+from serving.predictor import PIECE, USED, Predictor
 from serving.reference import Reference
 from serving.verify import read_parameters, reference_of
 from tests.serving.conftest import WORDS
@@ -176,3 +176,11 @@ def test_importing_it_takes_little_more_than_onnxruntime() -> None:
     took, modules = min(runs)
     assert took < 0.3
     assert not {"torch", "onnx", "pydantic", "starlette", "rich", "fsspec", "pyarrow"} & set(modules)
+
+
+@pytest.mark.parametrize("number", [PIECE, PIECE + 1, 3 * PIECE + 5])
+def test_many_texts_get_what_each_gets_alone(predictor: Predictor, number: int) -> None:
+    """If it failed, a text's answer would hang on the texts beside it, or be another text's."""
+    texts = [" ".join(WORDS[row * 7 % 303 : row * 7 % 303 + row % 11]) for row in range(number)]
+    alone = np.concatenate([predictor.log_probs([text]) for text in texts])
+    assert (predictor.log_probs(texts) == alone).all()

@@ -8,7 +8,7 @@ import pytest
 
 from serving.errors import DataError
 from serving.predictor import Predictor
-from serving.server.batch import MAX_CHARACTERS, Batch
+from serving.server.batch import MAX_TEXTS, Batch
 from serving.session import Float32
 from tests.serving.conftest import WORDS
 
@@ -49,7 +49,7 @@ def test_each_request_gets_its_own_rows_to_the_last_bit(predictor: Predictor, si
     """If it failed, a client would get another's answer, or one that hangs on who else asked."""
     requests = [
         [f"{WORDS[(row * 7 + number) % 303]} {WORDS[row]} unknown" for number in range(row % 4)]
-        for row in range(40)
+        for row in range(20)
     ]
     expected = [predictor.log_probs(texts) for texts in requests]
     sizes.clear()
@@ -88,9 +88,11 @@ def test_requests_to_two_bundles_are_not_mixed(predictor: Predictor, tutorial: P
 
 def test_what_is_classified_at_a_time_is_bounded(predictor: Predictor, sizes: list[int]) -> None:
     """If it failed, many requests at once would hold all others up for as long as they take together."""
-    text = "w1 " * (MAX_CHARACTERS // 12)
-    together([(predictor, [text]) for _ in range(10)])
-    assert sizes == [4, 4, 2]
+    together([(predictor, ["w1"] * 5) for _ in range(10)])
+    assert sizes == [MAX_TEXTS // 5 * 5, 20]
+    sizes.clear()
+    together([(predictor, ["w1"] * (MAX_TEXTS // 2 + 1)), (predictor, ["w2"])])
+    assert sizes == [MAX_TEXTS // 2 + 1, 1]
 
 
 def test_a_request_that_was_cancelled_takes_nothing_from_others(predictor: Predictor) -> None:
