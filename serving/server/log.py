@@ -11,7 +11,7 @@ import msgspec
 
 MAX_WAITING = 100_000
 """Lines; more are dropped, and counted, where standard error takes them too slowly."""
-WRITE_SECONDS = 0.1
+WRITE_SECONDS = 0.02
 WRITE_BYTES = 4096
 """A pipe takes so many bytes in one piece, so that lines of several processes do not mix."""
 
@@ -111,15 +111,27 @@ class Log:
     def _line(self, line: Event | Access) -> str:
         if self._for_people:
             return _for_people(line)
-        moment = datetime.fromtimestamp(line.time, UTC).isoformat(timespec="milliseconds")
-        head: dict[str, object] = {"timestamp": moment.replace("+00:00", "Z")}
-        if isinstance(line, Event):
-            fields = head | {"level": line.level, "event": line.name} | line.fields
-        else:
-            fields = head | {"level": "info", "event": "request"} | line._asdict()
-            del fields["time"]
-            fields["seconds"] = round(line.seconds, 6)
-        return self._encoder.encode(fields).decode() + "\n"
+        moment = datetime.fromtimestamp(line.time, UTC)
+        if isinstance(line, Access):
+            # By msgspec whole: Python's own steps would hold up the thread that answers.
+            return self._encoder.encode(_Line(moment, *line[1:])).decode() + "\n"
+        head: dict[str, object] = {"timestamp": moment, "level": line.level, "event": line.name}
+        return self._encoder.encode(head | line.fields).decode() + "\n"
+
+
+class _Line(msgspec.Struct):
+    """A request as its line says it."""
+
+    timestamp: datetime
+    method: str
+    path: str
+    status: int
+    seconds: float
+    texts: int
+    received: int
+    client: str
+    level: str = "info"
+    event: str = "request"
 
 
 def _for_people(line: Event | Access) -> str:

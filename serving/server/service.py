@@ -1,6 +1,7 @@
 """Which bundle is served: the first one, and those that take its place while the server runs."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -42,6 +43,9 @@ class Service:
         Raises BowspritError where the first one cannot be served.
         """
         self._serve(await _aside(self._load))
+        # What is there now stays: looking through all of it for garbage takes longer than many requests.
+        gc.collect()
+        gc.freeze()
         refused: str | None = None
         while reload_seconds:
             await asyncio.sleep(reload_seconds)
