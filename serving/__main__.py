@@ -168,6 +168,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="say whether the server on this machine is ready: exit code 0, else 74",
     )
+    health.description = (
+        "Asks the server that BOW_SERVE_HOST and BOW_SERVE_PORT name whether it is ready: "
+        "exit code 0, else 74."
+    )
     health.set_defaults(run=_health, bundle=None)
     return parser
 

@@ -90,7 +90,7 @@ def bundle_location(text: str) -> Path | str:
 
 def exit_codes(codes: Sequence[ExitCode]) -> str:
     """What `--help` says of the exit codes."""
-    return "Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in codes)
+    return "Exit codes: " + "; ".join(f"{code.value} {code.meaning.rstrip('.')}" for code in codes) + "."
 
 
 @contextlib.contextmanager

@@ -56,12 +56,13 @@ class Infer:
         limits = self._settings
         predictor = named(self._service, limits.model_name, scope.get("path_params", _NONE))
         body, header_length = await read_body(scope, receive, limits.max_request_bytes)
+        scope["bowsprit.received"] = len(body)
         found = protocol.read(body, header_length, limits.max_texts)
         texts = _texts(found, limits.max_text_bytes)
         wanted = _wanted(found.call)
         given = await self._answer(predictor, texts, selection_of(found.call.parameters))
         self._metrics.texts.inc(len(texts))
-        scope["bowsprit.texts"], scope["bowsprit.received"] = len(texts), len(body)
+        scope["bowsprit.texts"] = len(texts)
         content, headers = protocol.write(
             found.call,
             _tensors(given, wanted),

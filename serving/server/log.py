@@ -114,7 +114,7 @@ class Log:
         moment = datetime.fromtimestamp(line.time, UTC)
         if isinstance(line, Access):
             # By msgspec whole: Python's own steps would hold up the thread that answers.
-            return self._encoder.encode(_Line(moment, *line[1:])).decode() + "\n"
+            return self._encoder.encode(_Line(moment, "info", "request", *line[1:])).decode() + "\n"
         head: dict[str, object] = {"timestamp": moment, "level": line.level, "event": line.name}
         return self._encoder.encode(head | line.fields).decode() + "\n"
 
@@ -123,6 +123,8 @@ class _Line(msgspec.Struct):
     """A request as its line says it."""
 
     timestamp: datetime
+    level: str
+    event: str
     method: str
     path: str
     status: int
@@ -130,8 +132,6 @@ class _Line(msgspec.Struct):
     texts: int
     received: int
     client: str
-    level: str = "info"
-    event: str = "request"
 
 
 def _for_people(line: Event | Access) -> str:

@@ -18,6 +18,7 @@ from types import FrameType
 import uvicorn
 import uvloop
 
+from serving.errors import BowspritError
 from serving.server.app import application
 from serving.server.connection import limited
 from serving.server.log import Log
@@ -65,9 +66,12 @@ def work(
     log.start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            server = _Server(config, service, settings.drain_seconds, parent)
+            server = _Server(config, service, log, settings.drain_seconds, parent)
             server.server_state.tasks = tasks
             runner.run(_serve(server, service, settings, listener))
+    except BowspritError as error:
+        log.event("bundle_refused", "error", reason=str(error))
+        raise
     finally:
         log.event("ended")
         log.close()
@@ -88,10 +92,11 @@ class _Server(uvicorn.Server):
     """uvicorn's, which drains before it shuts down, and ends as one that did what it was asked."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, drain_seconds: float, parent: int | None
+        self, config: uvicorn.Config, service: Service, log: Log, drain_seconds: float, parent: int | None
     ) -> None:
         super().__init__(config)
         self._service = service
+        self._log = log
         self._drain_seconds = drain_seconds
         self._drained_at = float("inf")
         self._parent = parent
@@ -138,6 +143,8 @@ class _Server(uvicorn.Server):
         """Begins to drain; a second signal waits for nothing."""
         if self._service.draining:
             self.should_exit = self.force_exit = True
+        else:
+            self._log.event("ending", seconds=self._drain_seconds, advice="a second signal ends it at once")
         self._service.draining = True
         self._drained_at = time.monotonic() + self._drain_seconds
 
