@@ -6,15 +6,16 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.server.body import CLIENT_LEFT
 from serving.server.log import Access, Log
 from serving.server.metrics import Metrics
 from serving.server.replies import json_reply
 from serving.server.service import Service
 
+MAX_PATH = 500
+"""Characters of a path that are logged."""
 PROBES = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
 """Asked every few seconds by what watches the server: logged only where the answer is out of the ordinary."""
-LEFT = 499
-"""Stands for an answer that the client did not wait for."""
 
 
 class Accounts:
@@ -39,7 +40,7 @@ class Accounts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the application for the path."""
         start = time.perf_counter()
-        status = LEFT
+        status = CLIENT_LEFT
         path: str = scope["path"]
         predicts = path in self._infer_paths and scope["method"] == "POST"
 
@@ -55,12 +56,12 @@ class Accounts:
             await (self._infer if predicts else self._others)(scope, receive, answered)
         except asyncio.CancelledError:
             # By the server, where the time for ending is over.
-            if status != LEFT:
+            if status != CLIENT_LEFT:
                 raise
             await json_reply({"error": "the server is ending; ask again"}, 503).send(answered)
         finally:
             seconds = time.perf_counter() - start
-            if predicts:
+            if scope.get("bowsprit.predicts", False):
                 self._metrics.seconds.observe(seconds)
             self._metrics.answered(status)
             if path not in PROBES or status >= 400:
@@ -72,7 +73,7 @@ def _line(scope: Scope, status: int, seconds: float) -> Access:
     return Access(
         time.time(),
         scope["method"],
-        scope["path"],
+        scope["path"][:MAX_PATH],
         status,
         seconds,
         scope.get("bowsprit.texts", 0),

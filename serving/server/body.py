@@ -7,6 +7,8 @@ from serving.server.protocol import HEADER_LENGTH
 
 TOO_SLOW = "bowsprit.too_slow"
 """In the scope, where the connection has found that the request takes too long to come."""
+CLIENT_LEFT = 499
+"""Counted and logged where a client did not wait for its answer, which nobody gets."""
 _HEADER_LENGTH = HEADER_LENGTH.encode()
 
 
@@ -25,7 +27,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> tuple[byt
                 raise _too_large(max_bytes, f"{int(value):,}")
         elif name == _HEADER_LENGTH:
             header_length = value.decode("latin-1")
-        elif name == b"content-encoding" and value not in (b"", b"identity"):
+        elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
             found = value[:40].decode("latin-1")
             raise HTTPException(415, f"expected a body without Content-Encoding, found {found!r}")
     body, has_more = await _part(scope, receive)
@@ -43,11 +45,12 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> tuple[byt
 
 async def _part(scope: Scope, receive: Receive) -> tuple[bytes, bool]:
     message = await receive()
-    if TOO_SLOW in scope:
-        raise HTTPException(408, "the request came too slowly", {"connection": "close"})
     if message["type"] == "http.disconnect":
-        raise HTTPException(400, "the client left")
-    return message.get("body", b""), message.get("more_body", False)
+        raise HTTPException(CLIENT_LEFT, "the client left")
+    has_more = message.get("more_body", False)
+    if has_more and TOO_SLOW in scope:
+        raise HTTPException(408, "the request came too slowly", {"connection": "close"})
+    return message.get("body", b""), has_more
 
 
 def _too_large(max_bytes: int, found: str) -> HTTPException:

@@ -227,7 +227,9 @@ class Connection(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        if self._in_head:
+        if self.flow.read_paused:
+            self._watch()  # it is not the client that is slow: nothing is read until the last answer is sent
+        elif self._in_head:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request came too slowly")
         elif self._is_answering():
             # The application waits for more, and answers that it came too slowly.

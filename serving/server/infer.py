@@ -46,6 +46,7 @@ class Infer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
+        scope["bowsprit.predicts"] = True
         try:
             reply = await self._infer(scope, receive)
         except Exception as error:  # noqa: BLE001 - told in the answer, and logged where it is ours

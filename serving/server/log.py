@@ -11,6 +11,8 @@ import msgspec
 
 MAX_WAITING = 100_000
 """Lines; more are dropped, and counted, where standard error takes them too slowly."""
+TRACEBACK = "traceback"
+"""The one field that people get in its own lines."""
 WRITE_SECONDS = 0.02
 WRITE_BYTES = 4096
 """A pipe takes so many bytes in one piece, so that lines of several processes do not mix."""
@@ -90,33 +92,39 @@ class Log:
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self._waiting.append(Event(time.time(), "warning", "lines_dropped", {"lines": dropped}))
-        lines: list[str] = []
+        lines: list[bytes] = []
         size = 0
         while self._waiting:
             line = self._line(self._waiting.popleft())
-            if size + len(line) > WRITE_BYTES:
-                self._put("".join(lines))
+            if lines and size + len(line) > WRITE_BYTES:
+                self._put(lines)
                 lines, size = [], 0
             lines.append(line)
             size += len(line)
-        self._put("".join(lines))
+        if lines:
+            self._put(lines)
 
-    def _put(self, text: str) -> None:
+    def _put(self, lines: list[bytes]) -> None:
         try:
-            self._stream.write(text)
+            self._stream.write(b"".join(lines).decode())
             self._stream.flush()
         except (OSError, ValueError):
             pass  # nobody reads the log, and requests are to be answered all the same
 
-    def _line(self, line: Event | Access) -> str:
+    def _line(self, line: Event | Access) -> bytes:
         if self._for_people:
-            return _for_people(line)
+            return _for_people(line).encode(errors="backslashreplace")
         moment = datetime.fromtimestamp(line.time, UTC)
         if isinstance(line, Access):
             # By msgspec whole: Python's own steps would hold up the thread that answers.
-            return self._encoder.encode(_Line(moment, "info", "request", *line[1:])).decode() + "\n"
+            return self._encoder.encode(_Line(moment, "info", "request", *line[1:])) + b"\n"
+        # A name of a file may hold what is not UTF-8.
+        fields = {
+            name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+            for name, value in line.fields.items()
+        }
         head: dict[str, object] = {"timestamp": moment, "level": line.level, "event": line.name}
-        return self._encoder.encode(head | line.fields).decode() + "\n"
+        return self._encoder.encode(head | fields) + b"\n"
 
 
 class _Line(msgspec.Struct):
@@ -138,12 +146,19 @@ def _for_people(line: Event | Access) -> str:
     moment = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S")
     if isinstance(line, Access):
         return (
-            f"{moment} {line.method} {line.path} {line.status}  {line.texts} texts, "
+            f"{moment} {line.method} {_printable(line.path)} {line.status}  {line.texts} texts, "
             f"{line.seconds * 1000:.2f} ms, {line.client}\n"
         )
     level = "" if line.level == "info" else f"[{line.level}] "
-    fields = "".join(f" {name}={value}" for name, value in line.fields.items())
-    return f"{moment} {level}{line.name}{fields}\n"
+    told = {name: _printable(str(value)) for name, value in line.fields.items() if name != TRACEBACK}
+    fields = "".join(f" {name}={value}" for name, value in told.items())
+    trace = f"\n{line.fields[TRACEBACK]}".rstrip() if TRACEBACK in line.fields else ""
+    return f"{moment} {level}{line.name}{fields}{trace}\n"
+
+
+def _printable(text: str) -> str:
+    """The text without what would begin another line, or tell the terminal to do something."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def standard_error_log(log_format: str, *, with_access: bool) -> Log:

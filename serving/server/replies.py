@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from serving.errors import DataError
-from serving.server.log import Log
+from serving.server.log import TRACEBACK, Log
 from serving.server.protocol import JSON, TooLargeError
 
 BUNDLE_HEADER = "bowsprit-bundle"
@@ -56,7 +56,7 @@ class Errors:
             case HTTPException():
                 return json_reply({"error": error.detail}, error.status_code, error.headers)
         trace = "".join(traceback.format_exception(error))
-        self._log.event("bug", "error", path=path, traceback=trace)
+        self._log.event("bug", "error", path=path, **{TRACEBACK: trace})
         return json_reply({"error": "an error of ours: please report it, with the server's log"}, 500)
 
     async def handle(self, request: Request, error: Exception) -> Response:

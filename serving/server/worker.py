@@ -113,7 +113,13 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Takes the connections that wait to be accepted, then accepts no more, and answers all of them."""
+        """Takes the connections that wait to be accepted, then accepts no more, and answers all of them.
+
+        A worker whose bundle could not be loaded leaves the socket to the others, which share it.
+        """
+        if self._service.predictor is None and not self._service.draining:
+            await super().shutdown(sockets)
+            return
         for listener in sockets or []:
             _take_no_more(listener)
         await asyncio.sleep(ACCEPT_SECONDS)

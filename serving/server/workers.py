@@ -20,8 +20,6 @@ RESTART_SECONDS = 1.0
 """Between the end of a worker that failed and the start of another."""
 END = signal.SIGUSR1
 """By which the workers are told to end; they ignore SIGTERM and SIGINT."""
-LASTING_SECONDS = 5.0
-"""A worker that ends sooner, by an error that will be the same again, ends the server."""
 
 
 class Workers:
@@ -34,7 +32,9 @@ class Workers:
         self._settings = settings
         self._listener = listener
         self._log = log
-        self._started: dict[int, float] = {}
+        self._started: set[int] = set()
+        self._first: set[int] = set()
+        """Those that the server began with: where they cannot serve their bundle, nothing can."""
         self._ending = False
 
     def run(self) -> ExitCode:
@@ -47,6 +47,7 @@ class Workers:
         try:
             for _ in range(self._settings.workers):
                 self._start()
+            self._first = set(self._started)
             return self._watch()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -55,12 +56,12 @@ class Workers:
         ended_by = ExitCode.DONE
         while self._started:
             pid, status = os.wait()
-            lasted = time.monotonic() - self._started.pop(pid)
+            self._started.discard(pid)
             code = os.waitstatus_to_exitcode(status)
             _forget_metrics(pid)
             if self._ending:
                 continue
-            if code in _LASTING_FAILURES and lasted < LASTING_SECONDS:
+            if code in _LASTING_FAILURES and pid in self._first:
                 ended_by = _LASTING_FAILURES[code]
                 self._end()
                 continue
@@ -77,7 +78,7 @@ class Workers:
             pid = os.fork()
             if pid == 0:
                 os._exit(self._be_worker(parent, before))
-            self._started[pid] = time.monotonic()
+            self._started.add(pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _be_worker(self, parent: int, mask: Iterable[signal.Signals | int]) -> int:
@@ -91,8 +92,7 @@ class Workers:
 
             work(self._source, self._settings, self._listener, self._log, parent)
         except BowspritError as error:
-            sys.stderr.write(f"error: {error}\n")
-            return error.exit_code
+            return error.exit_code  # the log says why
         except BaseException:  # noqa: BLE001 - whatever it is, this process ends here
             sys.stderr.write(traceback.format_exc())
             return ExitCode.BUG

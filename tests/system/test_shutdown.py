@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import ExitCode
 from tests.system.conftest import REPOSITORY
 from tests.system.server import INFER, Client, Server, call, request, running
 
@@ -196,6 +198,25 @@ def test_a_worker_that_is_killed_is_replaced(bundle: Path, tmp_path: Path) -> No
         time.sleep(0.5)
         assert server.ask(INFER, SMALL).status == 200
         assert server.workers() == after
+        assert server.end() == 0
+
+
+def test_workers_that_serve_go_on_while_another_cannot_begin(bundle: Path, tmp_path: Path) -> None:
+    """If it failed, one process that dies while the bundle is away would take the whole server with it."""
+    place = shutil.copytree(bundle, tmp_path / "bundle")
+    with running(place, tmp_path, workers=2) as server:
+        away = place.rename(tmp_path / "away")
+        first, second = server.workers()
+        os.kill(first, signal.SIGKILL)
+        # The first death is by the signal, the next ones since there is no bundle.
+        assert server.wait_for("worker_died", 3)[-1]["exit_code"] == ExitCode.BUNDLE_DAMAGED
+        answers = [server.ask(INFER, SMALL).status for _ in range(20)]
+        assert set(answers) <= {200, 503}
+        assert 200 in answers
+        away.rename(place)
+        server.wait_for("bundle_served", 3)
+        assert [server.ask(INFER, SMALL).status for _ in range(20)] == [200] * 20
+        assert second in server.workers()
         assert server.end() == 0
 
 

@@ -292,6 +292,19 @@ def test_prometheus_is_told_what_was_answered(server: Server, predictor: Predict
         assert line in found
 
 
+def test_predictions_by_version_are_timed_too(server: Server, predictor: Predictor) -> None:
+    """If it failed, clients that pin a version would be missing from the latencies."""
+    infer(server, request("a"), f"/v2/models/bowsprit/versions/{predictor.version}/infer")
+    found = call(server.app, "GET", "/metrics").body.decode().splitlines()
+    assert "bowsprit_request_seconds_count 1.0" in found
+
+
+def test_a_client_that_leaves_is_counted_as_one(server: Server) -> None:
+    """If it failed, clients' time limits would look like clients' mistakes."""
+    assert call(server.app, "POST", INFER, []).status == 499
+    assert b'bowsprit_requests_total{status="499"} 1.0' in call(server.app, "GET", "/metrics").body
+
+
 def test_each_request_is_a_line_of_the_log_without_its_texts(server: Server) -> None:
     """If it failed, nobody could tell what was asked, or a log would hold what people wrote."""
     infer(server, request(*TEXTS))

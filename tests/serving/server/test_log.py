@@ -82,6 +82,39 @@ def test_requests_can_be_left_out_and_events_cannot() -> None:
     assert json.loads(line)["event"] == "ended"
 
 
+def test_nothing_that_is_logged_begins_a_line_of_its_own_or_speaks_to_the_terminal() -> None:
+    """If it failed, whoever sends a request could write what they like into the log."""
+    stream = io.StringIO()
+    log = Log(stream, for_people=True)
+    log.start()
+    log.access(access(path="/x\n12:00:00 bundle_served\x1b[2J"))
+    log.event("bundle_refused", reason="a\rb\x9b")
+    log.close()
+    assert len(stream.getvalue().splitlines()) == 2
+    assert "".join(stream.getvalue().splitlines()).isprintable()
+
+
+@pytest.mark.parametrize("for_people", [True, False])
+def test_a_name_that_is_not_utf8_does_not_end_the_log(for_people: bool) -> None:
+    """If it failed, a bundle under such a name would be the last that the log tells of."""
+    stream = io.StringIO()
+    log = Log(stream, for_people=for_people)
+    log.start()
+    log.event("bundle_served", source="models/\udcff")
+    log.event("ended")
+    log.close()
+    first, last = stream.getvalue().splitlines()
+    assert "models/\\" in first
+    assert "ended" in last
+
+
+def test_people_get_the_traceback_of_a_bug_in_lines() -> None:
+    """If it failed, what to report would be one long line."""
+    stream = io.StringIO()
+    Log(stream, for_people=True).event("bug", "error", path="/", traceback="Traceback:\n  File\n")
+    assert stream.getvalue().splitlines()[1:] == ["Traceback:", "  File"]
+
+
 class Pieces(io.StringIO):
     """Remembers what is written at a time."""
 
@@ -99,7 +132,7 @@ def test_lines_are_written_whole_in_pieces_that_a_pipe_does_not_mix() -> None:
     stream = Pieces()
     log = Log(stream, for_people=False)
     for number in range(100):
-        log.access(access(texts=number))
+        log.access(access(texts=number, path="/é東京"))
     log.start()
     log.close()
     assert all(
