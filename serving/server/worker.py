@@ -173,7 +173,10 @@ def _take_no_more(listener: socket.socket) -> None:
         )
     )
     program = struct.pack("HP", 4, ctypes.addressof(instructions))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    except OSError:  # a sandbox may not allow it: then at most one connection waits, and may be reset
+        listener.listen(0)
 
 
 class _ToLog(logging.Handler):
