@@ -98,7 +98,12 @@ def test_every_request_is_answered_when_the_server_is_told_to_end(
             assert load.answered
             assert load.lost == [], number
             assert lasted < settings["drain_seconds"] + GRACE_SECONDS + ENDING_SECONDS
-            assert {event["event"] for event in server.events()} == {"listening", "bundle_served", "ended"}
+            assert {event["event"] for event in server.events()} == {
+                "listening",
+                "bundle_served",
+                "ending",
+                "ended",
+            }
 
 
 @pytest.mark.parametrize("number_of_signals", [1, 2])
@@ -133,6 +138,7 @@ def test_a_request_that_does_not_end_is_ended_with_the_server(
             "listening",
             "bundle_served",
             "http",
+            "ending",
             "ended",
         }
 
