@@ -20,8 +20,10 @@ MAX_WAITING = 100
 """Requests that came before the one ahead of them was answered; the connection is closed behind them."""
 LINGER_SECONDS = 1.0
 """For which a client may still send after it was refused."""
-QUIET_SECONDS = 0.5
-"""When the server ends: how long a request may still come on a connection that is kept alive."""
+QUIET_LOOKS = 10
+LOOK_SECONDS = 0.1
+"""When the server ends: for how many looks in a row a connection must be quiet before it is closed. The clock
+alone would not do: where the whole machine stands still for a moment, no client can have sent anything."""
 
 
 class Connection(HttpToolsProtocol):
@@ -138,7 +140,7 @@ class Connection(HttpToolsProtocol):
         if self._is_answering():
             super().shutdown()
         else:
-            self.loop.call_later(QUIET_SECONDS, self._end_if_quiet)
+            self.loop.call_later(LOOK_SECONDS, self._end_if_quiet, 1)
 
     def pause_writing(self) -> None:
         """The client does not take its answer as fast as it comes."""
@@ -249,11 +251,13 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.abort()
 
-    def _end_if_quiet(self) -> None:
+    def _end_if_quiet(self, looks: int) -> None:
         if self.transport.is_closing() or self._is_answering():
             return  # the answer will be the last
         if self._in_message or self._has_unread():
-            self.loop.call_later(QUIET_SECONDS, self._end_if_quiet)
+            looks = 0
+        if looks < QUIET_LOOKS:
+            self.loop.call_later(LOOK_SECONDS, self._end_if_quiet, looks + 1)
         else:
             self.transport.close()
 

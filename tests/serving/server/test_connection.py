@@ -1,6 +1,8 @@
 """A connection's order: what is answered, in whose turn, and what ends it."""
 
 import asyncio
+import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -8,7 +10,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from serving.server.connection import MAX_WAITING, limited
+from serving.server import connection
+from serving.server.connection import MAX_WAITING, QUIET_LOOKS, limited
 
 GET = b"GET /%s HTTP/1.1\r\n\r\n"
 POST = b"POST /%s HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc"
@@ -20,7 +23,8 @@ class Transport(asyncio.Transport):
     """Keeps what is written."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.socket, self.client = socket.socketpair()
+        super().__init__({"socket": self.socket})
         self.written = b""
         self.has_ended = False
         self.is_reading_now = True
@@ -94,7 +98,8 @@ class Case:
 def in_a_loop(test: Callable[[Case], Awaitable[None]], request_seconds: float = 10.0) -> None:
     async def run() -> None:
         case = Case(request_seconds)
-        await test(case)
+        with case.transport.socket, case.transport.client:
+            await test(case)
         case.connection.connection_lost(None)
 
     asyncio.run(run())
@@ -170,6 +175,34 @@ def test_a_client_that_sends_no_more_is_answered() -> None:
         assert case.transport.has_ended
 
     in_a_loop(test)
+
+
+def test_at_the_end_a_connection_is_closed_when_it_has_been_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a request that was on its way would be lost, or idle connections hold the server up."""
+    monkeypatch.setattr(connection, "LOOK_SECONDS", 0.01)
+
+    async def test(case: Case) -> None:
+        case.connection.shutdown()
+        # The machine stands still for longer than all looks take, client and all.
+        time.sleep(0.02 * QUIET_LOOKS)
+        await asyncio.sleep(0.02)
+        assert not case.transport.has_ended
+        case.transport.client.send(b"GET")  # which the system holds, and the loop has not come to
+        await asyncio.sleep(0.02 * QUIET_LOOKS)
+        assert not case.transport.has_ended
+        case.transport.socket.recv(3)
+        case.gets(GET % b"1")
+        assert await case.answers() == [b"200 /1"]
+        assert b"connection: close" in case.transport.written
+
+    in_a_loop(test)
+
+    async def test_quiet(case: Case) -> None:
+        case.connection.shutdown()
+        await asyncio.sleep(0.02 * QUIET_LOOKS)
+        assert case.transport.has_ended
+
+    in_a_loop(test_quiet)
 
 
 @pytest.mark.parametrize(
