@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from export import bow_graph
-from serving.session import CPU, Provider, first_line, session_options
+from serving.session import CPU, Provider, exact, first_line, session_options
 
 
 def why_unusable(provider: Provider) -> str | None:
@@ -23,7 +23,7 @@ def why_unusable(provider: Provider) -> str | None:
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()  # the CUDA libraries that torch's wheels bring
     model = bow_graph.build(np.zeros((2, 1), np.float32), np.zeros(2, np.float32), {})
-    providers = [provider] if name == CPU[0] else [provider, CPU]
+    providers = exact([provider] if name == CPU[0] else [provider, CPU])
     try:
         session = ort.InferenceSession(model.to_bytes(), session_options(), providers=providers)
         session.run(None, {"bow": np.zeros((1, 1), np.float32)})

@@ -1,5 +1,6 @@
 """The ONNX models in onnxruntime: loaded, their signatures checked, and run."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,14 @@ from serving.errors import ArtifactError, SettingsError
 Provider = tuple[str, dict[str, int]]
 """An execution provider's name and its options."""
 
+_ERROR = 3
+"""onnxruntime's number for what is no warning any more."""
+
 CPU: Provider = ("CPUExecutionProvider", {})
 """The one that every build of onnxruntime has."""
+
+_EXACT: dict[str, dict[str, int]] = {"CUDAExecutionProvider": {"use_tf32": 0}}
+"""Options without which a provider rounds to less than float32: what is multiplied, to 10 bits of 23."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -53,7 +60,7 @@ def load(path: Path, signature: Signature, *, providers: Sequence[Provider] = (C
         raise ArtifactError(f"{path}: there is no such file; the bundle is incomplete: get it again")
     try:
         session = ort.InferenceSession(
-            str(path), session_options(), providers=list(providers), enable_fallback=0
+            str(path), session_options(), providers=exact(providers), enable_fallback=0
         )
     # onnxruntime's own error types have no common base but Exception.
     except Exception as error:
@@ -78,13 +85,20 @@ def run(session: Any, path: Path, outputs: Sequence[str], inputs: dict[str, Any]
         ) from error
 
 
+def exact(providers: Sequence[Provider]) -> list[Provider]:
+    """The providers, with the options by which they compute in float32 throughout."""
+    if any(provider != CPU for provider in providers):
+        ort.set_default_logger_severity(_ERROR)  # while it looks for a GPU's provider it warns of no use
+    return [(name, _EXACT.get(name, {}) | options) for name, options in providers]
+
+
 def session_options() -> Any:
     """What every session here is made with."""
     options = ort.SessionOptions()
     # A short text has no work for two threads, and a server answers requests side by side.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = _ERROR
     return options
 
 
@@ -116,13 +130,23 @@ class TextModel:
     """`model.onnx`, ready to take texts."""
 
     def __init__(self, path: Path, num_labels: int, providers: Sequence[str] = (CPU[0],)) -> None:
-        """Raises ArtifactError where the file is not such a model, SettingsError for unknown providers."""
+        """A provider that does not take the model is passed over, as CUDA's is: a GPU holds no text.
+
+        Raises ArtifactError where the file is not such a model, SettingsError for unknown providers.
+        """
         self._path = path
-        self._session = load(path, text_signature(num_labels), providers=_usable(providers))
+        *preferred, last = _usable(providers)
+        signature = text_signature(num_labels)
+        while preferred:
+            with contextlib.suppress(ArtifactError):
+                self._session = load(path, signature, providers=[*preferred, last])
+                return
+            preferred.pop(0)
+        self._session = load(path, signature, providers=[last])
 
     @property
     def provider(self) -> str:
-        """The execution provider that is preferred among those that onnxruntime could load."""
+        """The execution provider that is preferred among those that take the model."""
         name: str = self._session.get_providers()[0]
         return name
 
