@@ -9,7 +9,7 @@ import torch
 from job.corpus.bags import Bags, concatenate
 from job.device import Device, choose_device
 from job.environment import load_settings
-from job.model import BowClassifier
+from job.model import BowClassifier, initialize_uniform
 from job.run import run
 from job.telling.output import Output
 from job.training import batch_stores
@@ -17,6 +17,7 @@ from job.training.batch_stores import BatchesOnTheirWay, kept
 from job.training.optimizer import Optimizer, OptimizerName
 from job.training.trainer import Plan, evaluate, finish, start, train
 from serving.parity import check
+from serving.predictor import Predictor
 from serving.verify import verify
 from tests.job.training.bags import NUM_LABELS, NUM_WORDS, batches_of, random_bags
 
@@ -35,7 +36,10 @@ def random_rows() -> Bags:
 
 
 def trained_on(device: Device, optimizer: Optimizer) -> tuple[BowClassifier, float]:
+    torch.manual_seed(1)
     rows, model = random_rows(), BowClassifier(NUM_LABELS, NUM_WORDS)
+    # From zeros many gradients begin as 0 but for rounding, and the optimizers take steps of any size alike.
+    initialize_uniform(model)
     state = start(model, optimizer, device.torch_device)
     plan = Plan(epochs=3, batch_size=64, learning_rate=0.1, schedule="linear", seed=1, shuffle=True)
     with kept(batches_of([rows], **BATCHES), device, None) as batches:
@@ -53,6 +57,14 @@ def test_the_gpu_trains_the_same_model_as_the_cpu(name: OptimizerName) -> None:
     here, accuracy_here = trained_on(choose_device("cpu", require_gpu=False), optimizer)
     torch.testing.assert_close(there.weight, here.weight, rtol=1e-3, atol=1e-4)
     assert accuracy_there == pytest.approx(accuracy_here, abs=0.01)
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    """If it failed, a bundle's ID would change from run to run."""
+    gpu, optimizer = choose_device("cuda:0", require_gpu=True), Optimizer(name="adam", weight_decay=0.01)
+    (one, _), (other, _) = trained_on(gpu, optimizer), trained_on(gpu, optimizer)
+    assert torch.equal(one.weight, other.weight)
+    assert torch.equal(one.bias, other.bias)
 
 
 def test_batches_that_are_copied_one_by_one_train_to_the_same_weights(
@@ -82,3 +94,20 @@ def test_a_run_on_the_gpu_ends_in_a_bundle_that_was_checked_there(tmp_path: Path
     assert record["device"] == "cuda:0"
     assert record["peak_device_memory"] > 0
     assert "bow.onnx, CUDAExecutionProvider" in verify(bundle).bundle.manifest.parity.largest_differences
+
+
+@pytest.mark.parametrize(
+    "features",
+    [{}, {"BOW_WORD_NGRAMS": "1-2", "BOW_CHAR_NGRAMS": "1-3", "BOW_WEIGHTING": "tfidf"}],
+    ids=["words", "n-grams"],
+)
+def test_a_server_that_is_told_to_use_the_gpu_answers(features: dict[str, str], tmp_path: Path) -> None:
+    """If it failed, a bundle that is whole would be refused where a GPU is preferred: CUDA takes no text."""
+    data = tmp_path / "data.tsv"
+    data.write_text("label\ttext\n" + "es\tme gusta comer\nen\tgive it to me\n" * 8)
+    environ = {"BOW_TRAIN_DATA": str(data), "BOW_OUTPUT_DIR": str(tmp_path)} | features
+    bundle = run(load_settings(environ), Output(for_people=False))
+    predictor = Predictor.load(bundle, providers=["CUDAExecutionProvider"])
+    assert predictor.provider == "CPUExecutionProvider"
+    texts = ["give me", "me gusta", ""]
+    assert (predictor.log_probs(texts) == Predictor.load(bundle).log_probs(texts)).all()

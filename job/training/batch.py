@@ -27,6 +27,8 @@ class WordBlock:
     """The word at place j is in `rows[offsets[j]:offsets[j + 1]]`: int32 [u + 1]."""
     values: Tensor | None
     """What each token counts there: float32 [n]; None where each counts once."""
+    pieces: Tensor | None = None
+    """Where the words are cut into q pieces, those of `rows`: int32 [q + 1]; `offsets` then are of pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Batch:
 
     ids: Tensor
     """The words of every row's tokens, by id; if there is one block, by their place in it: int32 [nnz]."""
+    pieces: Tensor | None = None
+    """Where the rows are cut into q pieces, those of `ids`: int32 [q + 1]; `offsets` then are of pieces."""
     offsets: Tensor
     """Row i is `ids[offsets[i]:offsets[i + 1]]`: int32 [B + 1]."""
     values: Tensor | None
@@ -43,8 +47,20 @@ class Batch:
     """int64 [B]."""
     weights: Tensor | None = None
     """How much each row counts: float32 [B]; None where each counts once."""
+    count: Tensor | None = None
+    """The rows without padding, float32 [1]; None where there is none."""
     blocks: tuple[WordBlock, ...]
     """Every word that occurs is in one of them."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are: B."""
+        return len(self.labels)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all rows: nnz."""
+        return self.ids.numel()
 
     @property
     def is_one_block(self) -> bool:
@@ -67,6 +83,16 @@ class Parts:
     def num_tokens(self) -> int:
         """Of all rows: nnz."""
         return self.kinds[0][1]
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are: B."""
+        return self.kinds[1][1]
+
+    @property
+    def num_words(self) -> int:
+        """How many words occur, in the first block."""
+        return self.kinds[3][1] if self.num_tokens else 0
 
     @property
     def num_bytes(self) -> int:

@@ -11,13 +11,17 @@ import torch
 from job.corpus.ahead import made_ahead
 from job.corpus.scratch import ScratchFile
 from job.device import CopyStream, Device, free_memory
-from job.training.batch import Batch, PackedBatch
+from job.training.batch import Batch, PackedBatch, Parts
 from job.training.copies import copied_ahead
+from job.training.padded import PaddedBatch, Shape, padded
 
 UNPACKED_BYTES = 1 << 28
 """Batches in memory that take no more than this are unpacked once: a tenth of the time of a step."""
 DEVICE_SHARE = 0.7
 """Of the GPU's free memory that the batches may take; the rest is for the steps."""
+
+AnyBatch = Batch | PaddedBatch
+"""What the steps of the CPU take, and what those of a GPU."""
 
 
 class Batches(Protocol):
@@ -28,17 +32,24 @@ class Batches(Protocol):
         """In all batches."""
         ...
 
+    @property
+    def shape(self) -> Shape | None:
+        """That of every batch, where they are padded to one."""
+        ...
+
     def __len__(self) -> int:
         """The number of batches."""
         ...
 
-    def in_order(self, order: Sequence[int]) -> Iterator[Batch]:
+    def in_order(self, order: Sequence[int]) -> Iterator[AnyBatch]:
         """The batches of these numbers, on the device."""
         ...
 
 
 class BatchesInMemory:
-    """Batches in memory, the host's or the device's."""
+    """Batches in the host's memory."""
+
+    shape = None
 
     def __init__(self, batches: Iterable[PackedBatch], *, unpacked_bytes: int = UNPACKED_BYTES) -> None:
         """Batches that take no more than `unpacked_bytes` are unpacked once, the others each time."""
@@ -51,9 +62,9 @@ class BatchesInMemory:
         return sum(batch.parts.num_tokens for batch in self._batches)
 
     @property
-    def num_bytes(self) -> int:
-        """That all batches take."""
-        return sum(batch.parts.num_bytes for batch in self._batches)
+    def parts(self) -> list[Parts]:
+        """Of every batch."""
+        return [batch.parts for batch in self._batches]
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -70,11 +81,14 @@ class BatchesInMemory:
 
     @cached_property
     def _unpacked(self) -> list[Batch] | None:
-        return [batch.unpack() for batch in self._batches] if self.num_bytes <= self._unpacked_bytes else None
+        num_bytes = sum(parts.num_bytes for parts in self.parts)
+        return [batch.unpack() for batch in self._batches] if num_bytes <= self._unpacked_bytes else None
 
 
 class BatchesOnDisk:
     """Batches in a file, each read ahead of its use."""
+
+    shape = None
 
     def __init__(self, file: ScratchFile, batches: Iterable[PackedBatch]) -> None:
         """Writes the batches as they come. Raises PlatformError where the disk is full or fails."""
@@ -84,12 +98,12 @@ class BatchesOnDisk:
     @property
     def num_tokens(self) -> int:
         """In all batches."""
-        return sum(parts.num_tokens for _, parts in self._kept)
+        return sum(parts.num_tokens for parts in self.parts)
 
     @property
-    def num_bytes(self) -> int:
-        """That all batches take."""
-        return sum(parts.num_bytes for _, parts in self._kept)
+    def parts(self) -> list[Parts]:
+        """Of every batch."""
+        return [parts for _, parts in self._kept]
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -107,11 +121,34 @@ class BatchesOnDisk:
         return PackedBatch(data=torch.from_numpy(self._file.get(place)), parts=parts)
 
 
+class BatchesOnDevice:
+    """Batches in a GPU's memory."""
+
+    def __init__(self, host: BatchesInMemory | BatchesOnDisk, device: Device, shape: Shape) -> None:
+        """Copies all of them there."""
+        on_device = (batch.to(device.torch_device) for batch in host.packed(range(len(host))))
+        self._batches = [padded(batch, shape) for batch in on_device]
+        self.shape = shape
+
+    @property
+    def num_tokens(self) -> int:
+        """In all batches."""
+        return sum(batch.num_tokens for batch in self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def in_order(self, order: Sequence[int]) -> Iterator[PaddedBatch]:
+        """The batches of these numbers, on the device."""
+        return (self._batches[number] for number in order)
+
+
 class BatchesOnTheirWay:
     """Batches that the GPU's memory does not hold together: each is copied while another is trained on."""
 
-    def __init__(self, host: BatchesInMemory | BatchesOnDisk, device: Device) -> None:
+    def __init__(self, host: BatchesInMemory | BatchesOnDisk, device: Device, shape: Shape) -> None:
         self._host, self._stream = host, CopyStream(device)
+        self.shape = shape
 
     @property
     def num_tokens(self) -> int:
@@ -121,9 +158,9 @@ class BatchesOnTheirWay:
     def __len__(self) -> int:
         return len(self._host)
 
-    def in_order(self, order: Sequence[int]) -> Iterator[Batch]:
+    def in_order(self, order: Sequence[int]) -> Iterator[PaddedBatch]:
         """The batches of these numbers, on the device."""
-        return (batch.unpack() for batch in copied_ahead(self._host.packed(order), self._stream))
+        return (padded(batch, self.shape) for batch in copied_ahead(self._host.packed(order), self._stream))
 
 
 @contextmanager
@@ -143,7 +180,6 @@ def _for_device(host: BatchesInMemory | BatchesOnDisk, device: Device) -> Batche
     free = free_memory(device)
     if free is None:
         return host
-    if host.num_bytes > DEVICE_SHARE * free:
-        return BatchesOnTheirWay(host, device)
-    on_device = (batch.to(device.torch_device) for batch in host.packed(range(len(host))))
-    return BatchesInMemory(on_device, unpacked_bytes=0)  # a GPU unpacks at no cost, and has less memory
+    shape = Shape.of(host.parts)
+    is_small = len(host) * shape.num_bytes <= DEVICE_SHARE * free
+    return (BatchesOnDevice if is_small else BatchesOnTheirWay)(host, device, shape)

@@ -30,9 +30,17 @@ class Optimizer:
         return tuple(torch.zeros_like(like) for _ in range(NUM_SLOTS[self.name]))
 
     def update(
-        self, weight: Tensor, gradient: Tensor, slots: tuple[Tensor, ...], *, learning_rate: float, step: int
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        slots: tuple[Tensor, ...],
+        *,
+        learning_rate: float | Tensor,
+        step: int | Tensor,
     ) -> None:
         """One update in place of gathered rows `weight` [U, K] and of their state; `step` counts from 1.
+
+        The learning rate and the step may be scalars on the device, where they are not known yet.
 
         On rows that every step touches these are torch's SGD, Adagrad, Adam and RMSprop with their default
         constants. On the others they are lazy, as torch's SparseAdam is: a row's state waits unchanged until
@@ -43,15 +51,15 @@ class Optimizer:
             gradient = gradient.add(weight, alpha=self.weight_decay)
         match self.name:
             case "sgd":
-                weight.sub_(gradient, alpha=learning_rate)
+                _add(weight, gradient, factor=-learning_rate)
             case "adagrad":
                 (sums,) = slots
                 sums.addcmul_(gradient, gradient)
-                weight.addcdiv_(gradient, sums.sqrt().add_(ADAGRAD_EPS), value=-learning_rate)
+                _add_ratio(weight, gradient, sums.sqrt().add_(ADAGRAD_EPS), factor=-learning_rate)
             case "rmsprop":
                 (squares,) = slots
                 squares.mul_(RMSPROP_ALPHA).addcmul_(gradient, gradient, value=1 - RMSPROP_ALPHA)
-                weight.addcdiv_(gradient, squares.sqrt().add_(EPS), value=-learning_rate)
+                _add_ratio(weight, gradient, squares.sqrt().add_(EPS), factor=-learning_rate)
             case "adam":
                 means, squares = slots
                 beta1, beta2 = ADAM_BETAS
@@ -59,4 +67,18 @@ class Optimizer:
                 squares.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
                 corrected = learning_rate / (1 - beta1**step)
                 deviation = squares.sqrt().div_((1 - beta2**step) ** 0.5).add_(EPS)
-                weight.addcdiv_(means, deviation, value=-corrected)
+                _add_ratio(weight, means, deviation, factor=-corrected)
+
+
+def _add(weight: Tensor, change: Tensor, *, factor: float | Tensor) -> None:
+    if isinstance(factor, Tensor):
+        weight.add_(change * factor)
+    else:
+        weight.add_(change, alpha=factor)
+
+
+def _add_ratio(weight: Tensor, numerator: Tensor, denominator: Tensor, *, factor: float | Tensor) -> None:
+    if isinstance(factor, Tensor):
+        weight.addcdiv_(numerator * factor, denominator)
+    else:
+        weight.addcdiv_(numerator, denominator, value=factor)

@@ -10,7 +10,7 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from job.training.batch import Batch
+from job.training.batch_stores import AnyBatch
 from job.training.train_state import EpochResult
 
 LOG_EVERY = 30.0
@@ -31,10 +31,10 @@ class Meter:
     steps: int = 0
     tokens: int = 0
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: AnyBatch) -> None:
         """Counts one update."""
         self.steps += 1
-        self.tokens += batch.ids.numel()
+        self.tokens += batch.num_tokens
 
     @property
     def seconds(self) -> float:
@@ -61,7 +61,7 @@ class LoggedProgress:
         self._last = self._meter.start
         self._log = structlog.get_logger()
 
-    def on_step(self, batch: Batch) -> None:
+    def on_step(self, batch: AnyBatch) -> None:
         """Counts one update."""
         self._meter.add(batch)
         now = time.perf_counter()
@@ -109,7 +109,7 @@ class ProgressBar:
         self._epoch = 1
         self._drawn = 0.0
 
-    def on_step(self, batch: Batch) -> None:
+    def on_step(self, batch: AnyBatch) -> None:
         """Counts one update, and moves the bar where the last move is a while ago."""
         self._meter.add(batch)
         now = time.perf_counter()

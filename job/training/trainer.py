@@ -12,11 +12,13 @@ from torch import Tensor
 from job.corpus.bags import Bags
 from job.model import BowClassifier
 from job.training.batch import Batch
-from job.training.batch_stores import Batches
+from job.training.batch_stores import AnyBatch, Batches
 from job.training.batches import batch_order
 from job.training.metrics import Predictions
 from job.training.optimizer import Optimizer
+from job.training.padded import Shape
 from job.training.patience import Best
+from job.training.recorded import RecordedStep
 from job.training.rows import put_rows, sum_bags, take_rows
 from job.training.train_state import EpochResult, TrainState
 from serving.errors import TrainingError
@@ -129,7 +131,7 @@ def train(
     plan: Plan,
     *,
     validation: Iterable[Bags] | None = None,
-    on_step: Callable[[Batch], None] = lambda _: None,
+    on_step: Callable[[AnyBatch], None] = lambda _: None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
     checkpoints: Checkpoints | None = None,
 ) -> Trained:
@@ -144,6 +146,7 @@ def train(
     for the device, so it comes every `CHECK_EVERY` steps; the state then holds what followed from that loss.
     """
     num_steps = plan.epochs * len(batches)
+    step = _step_of(state, optimizer, batches.shape)
     if plan.patience is not None and state.best is None:
         state.best = Best(patience=plan.patience)
     for epoch in range(len(state.epochs), plan.epochs):
@@ -155,9 +158,9 @@ def train(
             learning_rate = learning_rate_at(
                 state.step, num_steps, peak=plan.learning_rate, schedule=plan.schedule
             )
-            losses.append(train_step(state, batch, optimizer, learning_rate=learning_rate))
+            losses.append(step(batch, learning_rate=learning_rate))
             state.num_batches += 1
-            state.num_rows += len(batch.labels)
+            state.num_rows += batch.num_rows
             on_step(batch)
             is_due = checkpoints is not None and checkpoints.is_due()
             if is_due or len(losses) == CHECK_EVERY or state.num_batches == len(batches):
@@ -179,7 +182,9 @@ def train(
 
 
 @torch.no_grad()
-def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learning_rate: float) -> Tensor:
+def train_step(
+    state: TrainState, batch: Batch, optimizer: Optimizer, *, learning_rate: float | Tensor
+) -> Tensor:
     """One update from B rows; returns the sum of their NLL losses before it, a scalar on the device.
 
     With X [B, V] the counts of the batch's words and Y [B, K] the labels one-hot:
@@ -195,14 +200,14 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
     all are one block, the logits are summed from there too.
     """
     near = take_rows(state.table, batch.blocks[0].words) if batch.is_one_block else state.table
-    sums = sum_bags(near, batch.ids, batch.offsets, batch.values)
+    sums = sum_bags(near, batch.ids, batch.offsets, batch.values, batch.pieces)
     log_probs = F.log_softmax(sums.add_(state.bias), dim=1)  # [B, K]
     labels = batch.labels.unsqueeze(1)
     losses = log_probs.gather(1, labels)  # [B, 1], their negatives
 
     gradient = log_probs.exp_()
     gradient.scatter_add_(1, labels, gradient.new_full(labels.shape, -1.0))
-    gradient.div_(len(batch.labels))
+    gradient.div_(batch.num_rows if batch.count is None else batch.count)
     if batch.weights is not None:
         row_weights = batch.weights.unsqueeze(1)
         losses.mul_(row_weights)
@@ -211,7 +216,7 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
 
     state.step += 1
     for block in batch.blocks:
-        block_gradient = sum_bags(gradient, block.rows, block.offsets, block.values)  # [u, K]
+        block_gradient = sum_bags(gradient, block.rows, block.offsets, block.values, block.pieces)  # [u, K]
         weights = near if batch.is_one_block else take_rows(state.table, block.words)
         slots = tuple(take_rows(slot, block.words) for slot in state.table_slots)
         optimizer.update(weights, block_gradient, slots, learning_rate=learning_rate, step=state.step)
@@ -221,6 +226,15 @@ def train_step(state: TrainState, batch: Batch, optimizer: Optimizer, *, learnin
         state.bias, gradient.sum(0), state.bias_slots, learning_rate=learning_rate, step=state.step
     )
     return loss
+
+
+def _step_of(state: TrainState, optimizer: Optimizer, shape: Shape | None) -> Callable[..., Tensor]:
+    """`train_step` for a state; recorded, where all batches have a shape."""
+
+    def step(batch: Batch, *, learning_rate: float) -> Tensor:
+        return train_step(state, batch, optimizer, learning_rate=learning_rate)
+
+    return step if shape is None else RecordedStep(train_step, state, optimizer, shape)
 
 
 @torch.no_grad()

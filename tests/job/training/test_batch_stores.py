@@ -13,8 +13,16 @@ from job.device import Device
 from job.model import BowClassifier
 from job.training import batch_stores
 from job.training.batch import PackedBatch
-from job.training.batch_stores import Batches, BatchesInMemory, BatchesOnDisk, BatchesOnTheirWay, kept
+from job.training.batch_stores import (
+    Batches,
+    BatchesInMemory,
+    BatchesOnDevice,
+    BatchesOnDisk,
+    BatchesOnTheirWay,
+    kept,
+)
 from job.training.optimizer import Optimizer
+from job.training.padded import Shape
 from job.training.train_state import TrainState
 from job.training.trainer import Plan, start, train
 from serving.errors import PlatformError
@@ -70,11 +78,12 @@ def test_what_a_gpu_does_not_hold_is_copied_to_it_batch_by_batch(monkeypatch: py
 
     monkeypatch.setattr(batch_stores, "CopyStream", lambda device: device)
     monkeypatch.setattr(batch_stores, "copied_ahead", copy)
-    expected = trained_on(BatchesInMemory(batches_of([random_bags(300)])))
-    size = BatchesInMemory(batches_of([random_bags(300)])).num_bytes
-    for free, kind in ((2 * size, BatchesInMemory), (size, BatchesOnTheirWay)):
+    packed = batches_of([random_bags(300)], block_size=NUM_WORDS)
+    expected = trained_on(BatchesInMemory(packed))
+    size = len(packed) * Shape.of(batch.parts for batch in packed).num_bytes
+    for free, kind in ((2 * size, BatchesOnDevice), (size, BatchesOnTheirWay)):
         monkeypatch.setattr(batch_stores, "free_memory", lambda _, free=free: free)
-        with kept(batches_of([random_bags(300)]), CPU, None) as batches:
+        with kept(packed, CPU, None) as batches:
             assert isinstance(batches, kind)
             assert_same(trained_on(batches), expected)
     assert copied == [CPU] * 2 * 19

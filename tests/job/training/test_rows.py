@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from job.training.rows import put_rows, take_rows
+from job.training import rows as of_rows
+from job.training.rows import put_rows, sum_bags, take_rows
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -28,3 +29,19 @@ def test_numbers_that_are_none_are_moved_too(num_labels: int) -> None:
     found = take_rows(table, torch.tensor([1, 2], dtype=torch.int32))
     assert found[0].isneginf().all()
     assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize("num_labels", [1, 2, 5])
+@pytest.mark.parametrize("max_gathered", [1 << 28, 17, 1])
+def test_bags_are_summed_in_pieces_as_they_are_whole(
+    num_labels: int, max_gathered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a GPU would sum other words than the CPU, where there is room for all or not."""
+    monkeypatch.setattr(of_rows, "MAX_GATHERED", max_gathered)
+    table = torch.randn(50, num_labels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = torch.arange(8, dtype=torch.int32) * 6
+    offsets = torch.tensor([0, 0, 5, 8, 8], dtype=torch.int32)
+    pieces, of_pieces = torch.tensor([[0, 3, 5, 8, 8], [0, 0, 2, 3, 3]], dtype=torch.int32)
+    for values in (None, torch.arange(8, dtype=torch.float32)):
+        found = sum_bags(table, rows, of_pieces, values, pieces)
+        torch.testing.assert_close(found, sum_bags(table, rows, offsets, values), rtol=1e-14, atol=1e-14)
