@@ -106,7 +106,10 @@ def _scaled(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
     The sizes take turns.
     """
-    tasks = {int(tokens): _generated(folder, tokens=int(tokens), num_labels=2) for tokens in arguments.scale}
+    tasks = {
+        int(tokens): _generated(folder, tokens=int(tokens), num_labels=report.SCALE_LABELS)
+        for tokens in arguments.scale
+    }
     names = [name for name in arguments.contenders if name in SCALED]
     figures = {tokens: _compete(task, names, arguments.threads, 1) for tokens, task in tasks.items()}
     for _ in range(1, arguments.rounds if report.OWN in names else 1):

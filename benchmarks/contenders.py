@@ -242,5 +242,5 @@ FOR_FEW_ROWS = ("bowsprit, small steps",)
 """Those that are for few training rows, and are left out of larger tasks."""
 FEW_ROWS = 20_000
 
-SCALED = ("bowsprit", "fasttext 5 epochs", "vw 5 passes")
+SCALED = ("bowsprit", "bowsprit, GPU", "fasttext 5 epochs", "vw 5 passes")
 """Those whose time is shown against the number of tokens."""

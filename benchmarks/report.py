@@ -16,6 +16,8 @@ COLUMNS = (
     "texts/s by 256",
 )
 OWN = "bowsprit"
+SCALE_LABELS = 2
+"""Of the tasks whose time is shown against their tokens."""
 
 
 def least_bytes_per_token(num_labels: int) -> int:
@@ -137,17 +139,23 @@ def _gpu(results: dict[str, Any]) -> Iterator[str]:
         return
     yield f"On {found['name']}, which copies {found['copied_bytes_per_second'] / 1e9:,.0f} GB/s:"
     yield ""
-    yield "| task | tokens/s in training | least GB/s | share of what it copies |"
-    yield "| --- | --- | --- | --- |"
-    for task, contenders in results["tasks"].items():
-        rounds = contenders.get(f"{OWN}, GPU")
-        if rounds is None:
+    yield "| task | tokens/s in training | times the CPU's | least GB/s | share of what it copies |"
+    yield "| --- | --- | --- | --- | --- |"
+    tasks = [(name, results["labels"][name], contenders) for name, contenders in results["tasks"].items()]
+    tasks += [(f"{each['tokens']:.0e} tokens", SCALE_LABELS, each["contenders"]) for each in results["scale"]]
+    for name, num_labels, contenders in tasks:
+        if (rounds := contenders.get(f"{OWN}, GPU")) is None:
             continue
-        speed = statistics.median(each["stages"]["tokens_per_second"] for each in rounds)
-        moved = speed * least_bytes_per_token(results["labels"][task])
-        yield (
-            f"| {task} | {speed:,.0f} | {moved / 1e9:,.1f} | {moved / found['copied_bytes_per_second']:.0%} |"
-        )
+        speed = _speed(rounds)
+        times = f"{speed / _speed(own):.1f}" if (own := contenders.get(OWN)) else ""
+        moved = speed * least_bytes_per_token(num_labels)
+        share = moved / found["copied_bytes_per_second"]
+        yield f"| {name} | {speed:,.0f} | {times} | {moved / 1e9:,.1f} | {share:.1%} |"
+
+
+def _speed(rounds: list[dict[str, Any]]) -> float:
+    """Tokens a second in training, the median of the rounds."""
+    return float(statistics.median(each["stages"]["tokens_per_second"] for each in rounds))
 
 
 def _limits(limits: dict[str, Any]) -> Iterator[str]:

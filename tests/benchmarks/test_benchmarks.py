@@ -150,7 +150,7 @@ def test_the_table_compares_round_by_round() -> None:
 def test_the_table_of_a_gpu_says_how_near_it_is_to_its_memory() -> None:
     """If it failed, nobody could tell whether the GPU is used."""
     contenders = {
-        "bowsprit": [figures(3, 0.9)],
+        "bowsprit": [figures(3, 0.9, tokens_per_second=4e9, least_memory=4e8)],
         "bowsprit, GPU": [figures(1, 0.9, tokens_per_second=1e10)],
     }
     results = {
@@ -159,12 +159,13 @@ def test_the_table_of_a_gpu_says_how_near_it_is_to_its_memory() -> None:
         "limits": {"copied_bytes_per_second": 5e9, "nanoseconds_per_row_by_table_bytes": {"32768": 1.5}},
         "tasks": {"small": contenders},
         "labels": {"small": 2},
-        "scale": [],
+        "scale": [{"tokens": 2000, "contenders": contenders}],
         "gpu": {"name": "a GPU", "copied_bytes_per_second": 2e12},
     }
     lines = report.markdown(results).splitlines()
     assert "On a GPU, which copies 2,000 GB/s:" in lines
-    assert "| small | 10,000,000,000 | 240.0 | 12% |" in lines
+    assert "| small | 10,000,000,000 | 2.5 | 240.0 | 12.0% |" in lines
+    assert "| 2e+03 tokens | 10,000,000,000 | 2.5 | 240.0 | 12.0% |" in lines
 
 
 def test_the_profile_shows_every_stage() -> None:
