@@ -3,6 +3,7 @@
 It listens for signals first of all, since what it imports takes a second, and torch several more.
 """
 
+import contextlib
 import os
 import sys
 
@@ -24,4 +25,11 @@ def _start() -> ExitCode:
 
 
 if __name__ == "__main__":
-    sys.exit(_start())
+    code = _start()
+    if code is ExitCode.INTERRUPTED:
+        # Python would wait for the threads that fetch objects.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, AttributeError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -6,7 +6,7 @@ the libraries look for them, such as AWS_* variables, and never from a URL.
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -162,9 +162,8 @@ class Store:
     def put_folder(self, folder: Path, prefix: str) -> None:
         """Copies the files of a folder, however deep, to keys under `prefix`/."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            keys = [f"{prefix}/{path.relative_to(folder).as_posix()}" for path in files]
-            _wait_for(pool, [pool.submit(self.put, *pair) for pair in zip(files, keys, strict=True)])
+        keys = [f"{prefix}/{path.relative_to(folder).as_posix()}" for path in files]
+        _together(partial(self.put, *pair) for pair in zip(files, keys, strict=True))
 
     def get(self, key: str, file: Path, *, size: int | None = None) -> None:
         """Copies an object here.
@@ -179,9 +178,8 @@ class Store:
             )
 
     def get_all(self, files: Iterable[tuple[Object, Path]]) -> None:
-        """Copies several objects here, as `get` does."""
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            _wait_for(pool, [pool.submit(self.get, each.key, file, size=each.size) for each, file in files])
+        """Copies several objects here, as `get` does; a signal leaves those alone that are on their way."""
+        _together(partial(self.get, each.key, file, size=each.size) for each, file in files)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects, one after the other; those that are not there are passed over."""
@@ -219,14 +217,22 @@ def _object(key: str, info: dict[str, Any]) -> Object:
     return Object(key=key, size=info.get("size"), version=None if version is None else str(version))
 
 
-def _wait_for(pool: ThreadPoolExecutor, futures: list[Any]) -> None:
-    """Waits for all; after the first error, or a signal, what has not begun does not begin."""
+def _together(calls: Iterable[Callable[[], None]]) -> None:
+    """Makes calls, some at a time; after the first error, or a signal, no more of them begin.
+
+    A signal waits for none of them: an object may be large, and whoever sends one waits for seconds.
+    """
+    pool = ThreadPoolExecutor(_CONNECTIONS)
     try:
-        for future in futures:
+        for future in [pool.submit(call) for call in calls]:
             future.result()
+    except Exception:
+        pool.shutdown(cancel_futures=True)
+        raise
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+    pool.shutdown()
 
 
 def _file_system(url: str) -> tuple[Any, str]:

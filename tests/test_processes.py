@@ -139,6 +139,38 @@ def _handles_sigterm(pid: int) -> bool:
     return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
+def test_a_signal_does_not_wait_for_objects_that_are_fetched(tmp_path: Path) -> None:
+    """If it failed, a pod that is evicted while it copies its data would be killed before it says so."""
+    code = (
+        "import runpy, time; from fsspec.implementations.memory import MemoryFileSystem\n"
+        "class Slow(MemoryFileSystem):\n"
+        "    def get_file(self, *_, **__):\n"
+        "        print('fetching', flush=True)\n"
+        "        time.sleep(600)\n"
+        "import fsspec; fsspec.register_implementation('memory', Slow, clobber=True)\n"
+        "Slow().pipe('/bucket/a.tsv', b'text'); Slow().pipe('/bucket/b.tsv', b'text')\n"
+        "runpy.run_module('job', run_name='__main__', alter_sys=True)"
+    )
+    environ = {"BOW_TRAIN_DATA": "memory://bucket/", "BOW_OUTPUT_DIR": str(tmp_path / "out")}
+    environ |= {"BOW_RUN_NAME": "run", "BOW_LOG_FORMAT": "console"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BOW_")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=inherited | environ | {"TMPDIR": str(tmp_path)},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert errors.endswith("error: interrupted by SIGTERM: nothing was published; run it again\n")
+    assert list(tmp_path.glob("bowsprit-*")) == []
+
+
 def test_a_second_signal_ends_the_job_without_waiting(tmp_path: Path) -> None:
     """If it failed, who presses Ctrl-C twice would wait for a checkpoint on a slow disk."""
     code = (
