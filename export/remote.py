@@ -38,8 +38,8 @@ from serving.published import (
 )
 from serving.storage import Store
 
-_MENDED = 3
-"""How often `latest` is moved on where what it then names is removed as well."""
+_MENDED = 5
+"""How often `latest` is looked at where other jobs remove, or publish, what it should name meanwhile."""
 _PROBE = ".writable"
 """An object that is made and removed to see whether that is allowed."""
 
@@ -151,16 +151,26 @@ def _point_latest(store: Store, pointer: Pointer) -> None:
 def mend_latest(store: Store) -> None:
     """Moves `latest` on to the newest bundle where it names one that was removed.
 
-    That is one whose job was held up between its last look and the moment in which it wrote `latest`.
+    That is one whose job was held up between its last look and the moment in which it wrote `latest`. A job
+    that publishes while the newest is looked for here may have its `latest` written over: so what was written
+    is held against the newest once more.
+
+    Raises PlatformError where other jobs are ahead each time.
     """
+    written = None
     for _ in range(_MENDED):
         latest = read_latest(store)
-        if latest is None or is_there(store, latest):
+        if latest is None or (latest != written and is_there(store, latest)):
             return
         newest = newest_passed(store)
-        if newest is None:
+        if newest is None or newest.pointer == latest:
             return
-        store.write(LATEST, encode(newest.pointer))
+        written = newest.pointer
+        store.write(LATEST, encode(written))
+    raise PlatformError(
+        f"{store.url_of(LATEST)}: expected to name the newest bundle, found another one published, or "
+        f"removed, in each of {_MENDED} attempts; run again once fewer jobs publish there"
+    )
 
 
 def _removed(store: Store, run: str) -> PlatformError:
