@@ -20,7 +20,7 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-from export.committed import newest_passed
+from export.committed import committed_keys, newest_passed
 from serving.bundle import FILES, open_bundle
 from serving.errors import PlatformError, SettingsError
 from serving.published import (
@@ -97,10 +97,15 @@ def settle(store: Store, run: str) -> None:
     commit = current(store, run)
     if commit is None:
         raise _removed(store, run)
+    before = committed_keys(store)
     latest = read_latest(store)
     is_older = latest is not None and latest.run == run and latest.version < commit.pointer.version
     if latest is None or is_older or latest == commit.latest_before:
         _point_latest(store, commit.pointer)
+        # Another job may have moved `latest` since it was read, and this one have written over that.
+        newest = newest_passed(store)
+        if newest is not None and commit_key(newest.pointer.run, newest.pointer.version) not in before:
+            _point_latest(store, newest.pointer)
     _remove_dead(store, commit.pointer)
 
 
