@@ -89,7 +89,8 @@ def work(
 async def _serve(
     server: "_Server", service: Service, settings: ServerSettings, listener: socket.socket
 ) -> None:
-    loading = asyncio.create_task(service.run(settings.reload_seconds))
+    tasks = server.server_state.tasks
+    loading = asyncio.create_task(service.run(settings.reload_seconds, is_idle=lambda: not tasks))
     loading.add_done_callback(server.stop_after)
     await server.serve(sockets=[listener])
     loading.cancel()

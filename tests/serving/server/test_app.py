@@ -37,7 +37,7 @@ class Server:
         self.app: ASGIApp = application(self.service, settings, self.log, self.metrics, is_alone=lambda: True)
 
     def load(self) -> None:
-        asyncio.run(self.service.run(0))
+        asyncio.run(self.service.run(0, is_idle=lambda: True))
 
     def lines(self) -> list[dict[str, Any]]:
         self.log.start()
