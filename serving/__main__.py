@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     health.description = (
         "Asks the server that BOW_SERVE_HOST and BOW_SERVE_PORT name whether it is ready: "
-        "exit code 0, else 74."
+        "exit code 0, else 74; 2 where the port is none, or a BOW_SERVE_ variable none of the server's."
     )
     health.set_defaults(run=_health, bundle=None)
     return parser

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serving.server.variables import COMMAND, PREFIX
 from serving.settings.environment import read_settings
 from serving.settings.kinds import Form
 
@@ -17,7 +18,7 @@ SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class ServerSettings(BaseSettings):
     """How bundles are served. Read from `BOW_SERVE_*` variables, and never changed afterwards."""
 
-    model_config = SettingsConfigDict(env_prefix="BOW_SERVE_", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 for all of IPv4, :: for all."""
@@ -74,4 +75,4 @@ class ServerSettings(BaseSettings):
 
 def server_settings(environ: Mapping[str, str]) -> ServerSettings:
     """Reads the `BOW_SERVE_*` variables; raises `SettingsError` with one line for each problem found."""
-    return read_settings(ServerSettings, environ, command="python -m serving serve")
+    return read_settings(ServerSettings, environ, command=COMMAND)
