@@ -15,6 +15,7 @@ from serving.predictor import Predictor
 from serving.published import fetched
 from serving.server.log import Log
 from serving.server.metrics import Metrics
+from serving.session import usable
 from serving.storage import is_url
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ class Service:
         )
 
     def _load(self) -> Predictor:
+        usable(self._providers, setting="BOW_SERVE_PROVIDERS")
         return Predictor.load(_resolved(self._source), providers=self._providers)
 
     def _current_id(self) -> str:

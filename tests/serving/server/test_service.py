@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import SettingsError
 from serving.predictor import Predictor
 from serving.server import service
 from serving.server.log import Log
@@ -68,3 +69,11 @@ def test_a_new_bundle_is_spared_by_the_garbage_collector_and_the_old_one_is_not(
         running.cancel()
 
     asyncio.run(reload())
+
+
+def test_a_provider_that_is_not_here_is_told_by_its_variable(trained: Path) -> None:
+    """If it failed, an operator would not know which of the settings to change."""
+    served = Service(trained, ["CUDAExectionProvider"], Log(io.StringIO(), for_people=False), Metrics())
+    message = r"^BOW_SERVE_PROVIDERS: expected .*CPUExecutionProvider.*, found CUDAExectionProvider; name one"
+    with pytest.raises(SettingsError, match=message):
+        asyncio.run(served.run(0, is_idle=lambda: True))
