@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> ExitCode:
 
 
 def _verify(arguments: argparse.Namespace) -> ExitCode:
-    from serving.parity import check
+    from serving.parity import by_name, check
     from serving.quality import read_failed_gate
     from serving.table import rungs_table
 
@@ -45,7 +45,7 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
         raise
     check(verdict.rungs, name, runtimes=runtimes)
     holds = f"{name} holds" if endpoint is None else f"{endpoint} serves {name}"
-    sys.stdout.write(f"{holds}: all {len(verdict.rungs)} checks\n")
+    sys.stdout.write(f"{holds}: all {len(by_name(verdict.rungs))} checks\n")
     sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
     failed = read_failed_gate(arguments.bundle)
     if failed is not None:
