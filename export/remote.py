@@ -20,7 +20,7 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-from export.committed import newest_passed
+from export.committed import committed_keys, newest_passed
 from serving.bundle import FILES, open_bundle
 from serving.errors import PlatformError, SettingsError
 from serving.published import (
@@ -38,8 +38,8 @@ from serving.published import (
 )
 from serving.storage import Store
 
-_MENDED = 3
-"""How often `latest` is moved on where what it then names is removed as well."""
+_MENDED = 5
+"""How often `latest` is looked at where other jobs remove, or publish, what it should name meanwhile."""
 _PROBE = ".writable"
 """An object that is made and removed to see whether that is allowed."""
 
@@ -97,10 +97,15 @@ def settle(store: Store, run: str) -> None:
     commit = current(store, run)
     if commit is None:
         raise _removed(store, run)
+    before = committed_keys(store)
     latest = read_latest(store)
     is_older = latest is not None and latest.run == run and latest.version < commit.pointer.version
     if latest is None or is_older or latest == commit.latest_before:
         _point_latest(store, commit.pointer)
+        # Another job may have moved `latest` since it was read, and this one have written over that.
+        newest = newest_passed(store)
+        if newest is not None and commit_key(newest.pointer.run, newest.pointer.version) not in before:
+            _point_latest(store, newest.pointer)
     _remove_dead(store, commit.pointer)
 
 
@@ -151,16 +156,26 @@ def _point_latest(store: Store, pointer: Pointer) -> None:
 def mend_latest(store: Store) -> None:
     """Moves `latest` on to the newest bundle where it names one that was removed.
 
-    That is one whose job was held up between its last look and the moment in which it wrote `latest`.
+    That is one whose job was held up between its last look and the moment in which it wrote `latest`. A job
+    that publishes while the newest is looked for here may have its `latest` written over: so what was written
+    is held against the newest once more.
+
+    Raises PlatformError where other jobs are ahead each time.
     """
+    written = None
     for _ in range(_MENDED):
         latest = read_latest(store)
-        if latest is None or is_there(store, latest):
+        if latest is None or (latest != written and is_there(store, latest)):
             return
         newest = newest_passed(store)
-        if newest is None:
+        if newest is None or newest.pointer == latest:
             return
-        store.write(LATEST, encode(newest.pointer))
+        written = newest.pointer
+        store.write(LATEST, encode(written))
+    raise PlatformError(
+        f"{store.url_of(LATEST)}: expected to name the newest bundle, found another one published, or "
+        f"removed, in each of {_MENDED} attempts; run again once fewer jobs publish there"
+    )
 
 
 def _removed(store: Store, run: str) -> PlatformError:

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> ExitCode:
 
 
 def _verify(arguments: argparse.Namespace) -> ExitCode:
-    from serving.parity import check
+    from serving.parity import by_name, check
     from serving.quality import read_failed_gate
     from serving.table import rungs_table
 
@@ -45,7 +45,7 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
         raise
     check(verdict.rungs, name, runtimes=runtimes)
     holds = f"{name} holds" if endpoint is None else f"{endpoint} serves {name}"
-    sys.stdout.write(f"{holds}: all {len(verdict.rungs)} checks\n")
+    sys.stdout.write(f"{holds}: all {len(by_name(verdict.rungs))} checks\n")
     sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
     failed = read_failed_gate(arguments.bundle)
     if failed is not None:
@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     health.description = (
         "Asks the server that BOW_SERVE_HOST and BOW_SERVE_PORT name whether it is ready: "
-        "exit code 0, else 74."
+        "exit code 0, else 74; 2 where the port is none, or a BOW_SERVE_ variable none of the server's."
     )
     health.set_defaults(run=_health, bundle=None)
     return parser

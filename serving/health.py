@@ -7,6 +7,8 @@ import http.client
 from collections.abc import Mapping
 
 from serving.errors import PlatformError, SettingsError
+from serving.server.variables import COMMAND, NAMES, PREFIX
+from serving.settings.names import unknown_names
 
 TIMEOUT = 2.0
 """Seconds, for connecting and for each read: less than engines and probes commonly allow."""
@@ -20,7 +22,8 @@ def health(environ: Mapping[str, str]) -> str:
     """One line that says that the server is ready, by the address that it was asked at.
 
     That is where the server's own variables say that it listens, BOW_SERVE_HOST and BOW_SERVE_PORT. Raises
-    PlatformError where it is not ready or does not answer, and SettingsError where the port is none.
+    PlatformError where it is not ready or does not answer, and SettingsError where the port is none, or a
+    variable is none of the server's: one that is misspelt would have another server asked.
     """
     host, port = _address(environ)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -52,11 +55,14 @@ def _address(environ: Mapping[str, str]) -> tuple[str, int]:
     """Host and port, as the server takes them: an empty variable counts as unset."""
     host = environ.get("BOW_SERVE_HOST", "").strip() or "127.0.0.1"
     port = environ.get("BOW_SERVE_PORT", "").strip() or "8080"
+    problems = unknown_names(environ, NAMES, PREFIX, command=COMMAND)
     if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
-        raise SettingsError(
+        problems.append(
             f"BOW_SERVE_PORT: expected a whole number from 1 to 65535, found {port!r}; "
             "set for example BOW_SERVE_PORT=8080, the default"
         )
+    if problems:
+        raise SettingsError("\n".join(problems))
     return _LOOPBACK.get(host, host), int(port)
 
 

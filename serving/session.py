@@ -107,14 +107,19 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _usable(names: Sequence[str]) -> list[Provider]:
-    """The execution providers that this build of onnxruntime has, and the CPU, which strings need."""
+def usable(names: Sequence[str], *, setting: str = "providers") -> list[Provider]:
+    """The execution providers that this build of onnxruntime has, and the CPU, which strings need.
+
+    setting: where the names come from, for the message: an argument, or a variable.
+
+    Raises SettingsError where none is usable.
+    """
     available = ort.get_available_providers()
     usable: list[Provider] = [(name, {}) for name in dict.fromkeys(names) if name in available]
     if not usable:
         raise SettingsError(
-            f"expected an execution provider of this onnxruntime ({', '.join(available)}), found "
-            f"{', '.join(names) or 'none'}"
+            f"{setting}: expected an execution provider of this onnxruntime ({', '.join(available)}), found "
+            f"{', '.join(names) or 'none'}; name one of these, such as {CPU[0]}, which every build has"
         )
     return usable if CPU in usable else [*usable, CPU]
 
@@ -135,7 +140,7 @@ class TextModel:
         Raises ArtifactError where the file is not such a model, SettingsError for unknown providers.
         """
         self._path = path
-        *preferred, last = _usable(providers)
+        *preferred, last = usable(providers)
         signature = text_signature(num_labels)
         while preferred:
             with contextlib.suppress(ArtifactError):

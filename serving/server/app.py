@@ -1,6 +1,7 @@
 """The server's paths: the Open Inference Protocol's, /metrics and /openapi.json."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib.metadata import version
 
 from starlette.applications import Starlette
@@ -8,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import DataError
 from serving.server import protocol
@@ -37,26 +38,49 @@ def application(
     infer = Infer(service, settings, metrics, errors, Batch(is_alone))
     paths = Paths(service, settings, metrics)
     model = "/v2/models/{name}"
+    routes = [
+        _Path("/v2/health/live", paths.live),
+        _Path("/v2/health/ready", paths.ready),
+        _Path(f"{model}/infer", infer, methods=["POST"]),
+        _Path(f"{model}/versions/{{version}}/infer", infer, methods=["POST"]),
+        _Path(f"{model}/ready", paths.model_ready),
+        _Path(f"{model}/versions/{{version}}/ready", paths.model_ready),
+        _Path("/v2", paths.server),
+        _Path("/v2/models", paths.models),
+        _Path(model, paths.model),
+        _Path(f"{model}/versions/{{version}}", paths.model),
+        _Path("/metrics", paths.metrics),
+        _Path("/openapi.json", paths.openapi),
+    ]
     others = Starlette(
-        routes=[
-            Route("/v2/health/live", paths.live),
-            Route("/v2/health/ready", paths.ready),
-            Route(f"{model}/infer", infer, methods=["POST"]),
-            Route(f"{model}/versions/{{version}}/infer", infer, methods=["POST"]),
-            Route(f"{model}/ready", paths.model_ready),
-            Route(f"{model}/versions/{{version}}/ready", paths.model_ready),
-            Route("/v2", paths.server),
-            Route("/v2/models", paths.models),
-            Route(model, paths.model),
-            Route(f"{model}/versions/{{version}}", paths.model),
-            Route("/metrics", paths.metrics),
-            Route("/openapi.json", paths.openapi),
-        ],
+        routes=routes,
         exception_handlers=dict.fromkeys((HTTPException, DataError, Exception), errors.handle),
     )
     others.router.redirect_slashes = False
+    known = [route.path.replace("{name}", settings.model_name) for route in routes]
+    others.router.default = partial(_not_found, known)
     infer_paths = {f"/v2/models/{settings.model_name}/infer"}
     return Accounts(infer, infer_paths, others, service, log, metrics)
+
+
+class _Path(Route):
+    """Starlette's, but that it says which method it expects."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request for this path; raises HTTPException with 405 where its method is another."""
+        assert self.methods is not None
+        if scope["method"] not in self.methods:
+            expected = sorted(self.methods)
+            raise HTTPException(
+                405,
+                f"{scope['path'][:80]!r}: expected {' or '.join(expected)}, found {scope['method']}",
+                {"Allow": ", ".join(expected)},
+            )
+        await super().handle(scope, receive, send)
+
+
+async def _not_found(known: Iterable[str], scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise HTTPException(404, f"there is no path {scope['path'][:80]!r}; there are {', '.join(known)}")
 
 
 class Paths:

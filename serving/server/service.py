@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,9 +15,12 @@ from serving.predictor import Predictor
 from serving.published import fetched
 from serving.server.log import Log
 from serving.server.metrics import Metrics
+from serving.session import usable
 from serving.storage import is_url
 
 T = TypeVar("T")
+PAUSE_SECONDS = 1.0
+"""For which a moment without requests is waited for, once another bundle is served."""
 
 
 class Service:
@@ -37,21 +41,21 @@ class Service:
         """Whether requests should be sent here."""
         return self.predictor is not None and not self.draining
 
-    async def run(self, reload_seconds: float) -> None:
+    async def run(self, reload_seconds: float, is_idle: Callable[[], bool]) -> None:
         """Loads the bundle, then looks for another every so many seconds; 0 for never.
+
+        is_idle: whether no request is being answered.
 
         Raises BowspritError where the first one cannot be served.
         """
         self._serve(await _aside(self._load))
-        # What is there now stays: looking through all of it for garbage takes longer than many requests.
-        gc.collect()
-        gc.freeze()
+        _freeze()
         refused: str | None = None
         while reload_seconds:
             await asyncio.sleep(reload_seconds)
-            refused = await self._look(refused)
+            refused = await self._look(refused, is_idle)
 
-    async def _look(self, refused: str | None) -> str | None:
+    async def _look(self, refused: str | None, is_idle: Callable[[], bool]) -> str | None:
         """Takes up another bundle, where there is one; returns why it was refused, and says so once."""
         assert self.predictor is not None
         try:
@@ -67,6 +71,8 @@ class Service:
                 self._log.event("bundle_refused", "error", reason=reason, still_serving=serving)
             return reason
         self._metrics.reloads.labels("served").inc()
+        await _pause(is_idle)
+        _freeze()
         return None
 
     def _serve(self, predictor: Predictor) -> None:
@@ -81,6 +87,7 @@ class Service:
         )
 
     def _load(self) -> Predictor:
+        usable(self._providers, setting="BOW_SERVE_PROVIDERS")
         return Predictor.load(_resolved(self._source), providers=self._providers)
 
     def _current_id(self) -> str:
@@ -89,6 +96,23 @@ class Service:
             return open_bundle(Path(_resolved(self._source))).bundle_id
         with fetched(str(self._source), ()) as folder:
             return open_bundle(folder).bundle_id
+
+
+async def _pause(is_idle: Callable[[], bool]) -> None:
+    """Waits for a moment without requests, where one comes soon."""
+    until = time.monotonic() + PAUSE_SECONDS
+    while not is_idle() and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+
+
+def _freeze() -> None:
+    """Spares what is in memory now, and stays, from being looked through for garbage again and again.
+
+    That takes longer than many requests, once for all too, and no thread answers meanwhile.
+    """
+    gc.unfreeze()  # a bundle that was served before may be garbage now
+    gc.collect()
+    gc.freeze()
 
 
 async def _aside(work: Callable[[], T]) -> T:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serving.server.variables import COMMAND, PREFIX
 from serving.settings.environment import read_settings
 from serving.settings.kinds import Form
 
@@ -17,7 +18,7 @@ SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class ServerSettings(BaseSettings):
     """How bundles are served. Read from `BOW_SERVE_*` variables, and never changed afterwards."""
 
-    model_config = SettingsConfigDict(env_prefix="BOW_SERVE_", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 for all of IPv4, :: for all."""
@@ -35,8 +36,8 @@ class ServerSettings(BaseSettings):
     """The model's name in the protocol: /v2/models/NAME/infer."""
 
     providers: str = "CPUExecutionProvider"
-    """onnxruntime's execution providers, the preferred one first, with commas between them. The log and the
-    metrics say which one is really used."""
+    """onnxruntime's execution providers, the preferred one first, with commas between them. One that takes no
+    text, as CUDA's, is passed over; the log and the metrics say which one is really used."""
 
     reload_seconds: SecondsOrNone = 0.0
     """How often to look for another bundle at the same place, such as the one that `latest` names by then;
@@ -74,4 +75,4 @@ class ServerSettings(BaseSettings):
 
 def server_settings(environ: Mapping[str, str]) -> ServerSettings:
     """Reads the `BOW_SERVE_*` variables; raises `SettingsError` with one line for each problem found."""
-    return read_settings(ServerSettings, environ, command="python -m serving serve")
+    return read_settings(ServerSettings, environ, command=COMMAND)

@@ -32,16 +32,25 @@ KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
 ACCEPT_SECONDS = 0.1
 """In which the connections that were made before the end are accepted."""
+LOOK_SECONDS = 0.05
+"""Between looks whether the bundle is there, where that is waited for."""
 _SO_ATTACH_FILTER = 26
 """Linux's, which Python does not name."""
 
 
 def work(
-    source: Path | str, settings: ServerSettings, listener: socket.socket, log: Log, parent: int | None = None
+    source: Path | str,
+    settings: ServerSettings,
+    listener: socket.socket,
+    log: Log,
+    parent: int | None = None,
+    *,
+    loads_first: bool = False,
 ) -> None:
     """Serves a bundle on a bound socket until SIGTERM or SIGINT.
 
     parent: the process that started this one as one of several; they end with it, and by END instead.
+    loads_first: whether connections are left to other workers until the bundle is proven.
 
     Raises BowspritError where the bundle cannot be served.
     """
@@ -66,7 +75,7 @@ def work(
     log.start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            server = _Server(config, service, log, settings.drain_seconds, parent)
+            server = _Server(config, service, log, settings.drain_seconds, parent, loads_first=loads_first)
             server.server_state.tasks = tasks
             runner.run(_serve(server, service, settings, listener))
     except BowspritError as error:
@@ -80,7 +89,8 @@ def work(
 async def _serve(
     server: "_Server", service: Service, settings: ServerSettings, listener: socket.socket
 ) -> None:
-    loading = asyncio.create_task(service.run(settings.reload_seconds))
+    tasks = server.server_state.tasks
+    loading = asyncio.create_task(service.run(settings.reload_seconds, is_idle=lambda: not tasks))
     loading.add_done_callback(server.stop_after)
     await server.serve(sockets=[listener])
     loading.cancel()
@@ -92,7 +102,14 @@ class _Server(uvicorn.Server):
     """uvicorn's, which drains before it shuts down, and ends as one that did what it was asked."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, log: Log, drain_seconds: float, parent: int | None
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        log: Log,
+        drain_seconds: float,
+        parent: int | None,
+        *,
+        loads_first: bool,
     ) -> None:
         super().__init__(config)
         self._service = service
@@ -100,17 +117,29 @@ class _Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._drained_at = float("inf")
         self._parent = parent
+        self._loads_first = loads_first
 
     def stop_after(self, loading: asyncio.Task[None]) -> None:
         """Ends at once where the bundle could not be loaded."""
         if not loading.cancelled() and loading.exception() is not None:
             self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to accept connections, unless it is to end before its bundle is there."""
+        while self._loads_first and self._service.predictor is None and not self.should_exit:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.should_exit = self.should_exit or self._service.draining or self._is_orphan()
+        if not self.should_exit:
+            await super().startup(sockets)
+
     async def on_tick(self, counter: int) -> bool:
         """Looks ten times a second whether it is time to shut down."""
-        if time.monotonic() >= self._drained_at or self._parent not in (None, os.getppid()):
+        if time.monotonic() >= self._drained_at or self._is_orphan():
             self.should_exit = True
         return await super().on_tick(counter)
+
+    def _is_orphan(self) -> bool:
+        return self._parent not in (None, os.getppid())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes the connections that wait to be accepted, then accepts no more, and answers all of them.

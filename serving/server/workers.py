@@ -46,7 +46,7 @@ class Workers:
         signal.signal(signal.SIGINT, self._end)
         try:
             for _ in range(self._settings.workers):
-                self._start()
+                self._start(loads_first=False)
             self._first = set(self._started)
             return self._watch()
         finally:
@@ -67,21 +67,22 @@ class Workers:
                 continue
             self._log.event("worker_died", "error", worker=pid, exit_code=code)
             time.sleep(RESTART_SECONDS)
-            self._start()
+            # Till it has its bundle the others take the connections; where there are none, these wait.
+            self._start(loads_first=True)
         return ended_by
 
-    def _start(self) -> None:
+    def _start(self, *, loads_first: bool) -> None:
         # A signal between the fork and what remembers it would miss the new worker.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         if not self._ending:
             parent = os.getpid()
             pid = os.fork()
             if pid == 0:
-                os._exit(self._be_worker(parent, before))
+                os._exit(self._be_worker(parent, before, loads_first=loads_first))
             self._started.add(pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _be_worker(self, parent: int, mask: Iterable[signal.Signals | int]) -> int:
+    def _be_worker(self, parent: int, mask: Iterable[signal.Signals | int], *, loads_first: bool) -> int:
         """A worker's whole life; returns its exit code."""
         # A terminal sends Ctrl-C to the workers too, and some supervisors SIGTERM: the parent tells them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -90,7 +91,7 @@ class Workers:
         try:
             from serving.server.worker import work
 
-            work(self._source, self._settings, self._listener, self._log, parent)
+            work(self._source, self._settings, self._listener, self._log, parent, loads_first=loads_first)
         except BowspritError as error:
             return error.exit_code  # the log says why
         except BaseException:  # noqa: BLE001 - whatever it is, this process ends here

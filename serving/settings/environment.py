@@ -1,6 +1,5 @@
 """The one place that turns an environment into settings, and says all that is wrong with it at once."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -10,6 +9,7 @@ from pydantic_settings import BaseSettings
 
 from serving.errors import SettingsError
 from serving.settings.kinds import Settings, env_name, kind, prefix_of, shown
+from serving.settings.names import unknown_names
 
 SETTINGS = TypeVar("SETTINGS", bound=BaseSettings)
 
@@ -27,13 +27,7 @@ def read_settings(
     """
     fields = {env_name(settings, name): name for name in settings.model_fields}
     known = {name: value.strip() for name, value in environ.items() if name in fields}
-    prefix = prefix_of(settings)
-    ours = [
-        name
-        for name in environ
-        if name.upper().startswith(prefix) and not name.upper().startswith(tuple(others))
-    ]
-    problems = [_unknown(name, fields, prefix, command) for name in ours if name not in fields]
+    problems = unknown_names(environ, fields, prefix_of(settings), command=command, others=others)
     found = None
     try:
         found = settings(**{fields[name]: value for name, value in known.items() if value})  # type: ignore[arg-type]
@@ -43,15 +37,6 @@ def read_settings(
     if problems or found is None:
         raise SettingsError("\n".join(problems))
     return found
-
-
-def _unknown(name: str, known: Mapping[str, str], prefix: str, command: str) -> str:
-    # The prefix is left out: with it, every name would look much like every other.
-    nearest = difflib.get_close_matches(
-        name.upper().removeprefix(prefix), [other.removeprefix(prefix) for other in known], n=1, cutoff=0.5
-    )
-    advice = f"did you mean {prefix}{nearest[0]}?" if nearest else "unset it"
-    return f"{name}: there is no such setting; {advice} ({command} --help lists all settings)"
 
 
 def _problems(settings: Settings, details: ErrorDetails) -> list[str]:

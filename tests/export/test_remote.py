@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,37 @@ def test_a_retry_moves_latest_only_where_it_was_left_behind(
     store.delete([LATEST])
     settle(store, "old")
     assert id_at(f"{store.url}/{LATEST}") == ids[0]
+
+
+def test_a_retry_leaves_latest_to_what_is_published_meanwhile(
+    store: Store, bundles: list[Path], ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, the retry of an old run would take a bundle out of service that was just published.
+
+    At each request of the retry another job publishes.
+    """
+    push(store, bundles[0], "old", overwrite=False)
+    behind = store.read(LATEST)
+    assert behind is not None
+    push(store, bundles[1], "retried", overwrite=False)
+    store.write(LATEST, behind)
+    saved, requests = dict(MemoryFileSystem.store), Requests(monkeypatch)
+
+    def publish(number: int, _name: str) -> None:
+        if number == when:
+            push(store, bundles[2], "meanwhile", overwrite=False)
+
+    for when in count(1):
+        MemoryFileSystem.store.clear()
+        MemoryFileSystem.store.update(saved)
+        requests.names.clear()
+        requests.before = publish
+        settle(store, "retried")
+        requests.before = lambda _number, _name: None
+        if len(requests.names) < when:
+            break
+        assert id_at(f"{store.url}/{LATEST}") == ids[2], when
+    assert id_at(f"{store.url}/{LATEST}") == ids[1]
 
 
 def test_what_a_cut_upload_left_goes_with_the_next_run(

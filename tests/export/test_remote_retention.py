@@ -323,6 +323,63 @@ def test_a_late_move_of_latest_never_leaves_it_on_a_bundle_that_is_gone(
     assert 0 < lost <= 2, "between the last look and the removal of the manifest"
 
 
+def latest_is_gone(store: Store) -> None:
+    """`latest` as a job leaves it that is held up until its bundle is removed."""
+    gone = current(store, NIGHTS[2])
+    assert gone is not None
+    store.delete([f"{gone.pointer.bundle}/{FILES.manifest}"])
+    store.write(LATEST, encode(gone.pointer))
+
+
+def test_what_is_published_while_latest_is_mended_stays_in_service(
+    store: Store, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, retention would take the newest model out of service, and nobody be told.
+
+    At each request of the job that moves `latest` away from a removed bundle, another one publishes.
+    """
+    latest_is_gone(store)
+    saved, requests = dict(MemoryFileSystem.store), Requests(monkeypatch)
+
+    def publish(number: int, _name: str) -> None:
+        if number == when:
+            push(store, bundles[1], "meanwhile", overwrite=False)
+
+    for when in count(1):
+        MemoryFileSystem.store.clear()
+        MemoryFileSystem.store.update(saved)
+        requests.names.clear()
+        requests.before = publish
+        remote.mend_latest(store)
+        requests.before = lambda _number, _name: None
+        if len(requests.names) < when:
+            break
+        assert read_latest(store) == current(store, "meanwhile").pointer, when  # type: ignore[union-attr]
+    assert read_latest(store) == current(store, NIGHTS[-1]).pointer  # type: ignore[union-attr]
+    assert when > 10
+
+
+def test_who_is_never_ahead_of_the_others_says_so(
+    store: Store, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a job would move `latest` for ever, or leave it behind as if all were well."""
+    latest_is_gone(store)
+    requests, names = Requests(monkeypatch), (f"another-{number}" for number in count(1))
+
+    def publish_first(_number: int, name: str) -> None:
+        if name == "pipe_file":
+            requests.before = lambda _number, _name: None
+            push(store, bundles[1], next(names), overwrite=False)
+            requests.before = publish_first
+
+    requests.before = publish_first
+    with pytest.raises(PlatformError, match=f"in each of {remote._MENDED} attempts"):
+        remote.mend_latest(store)
+    assert next(names) == f"another-{remote._MENDED + 1}"
+    requests.before = lambda _number, _name: None
+    assert is_found(store, LATEST)
+
+
 def test_a_reader_gets_the_new_bundle_when_the_old_one_is_removed_under_it(
     store: Store, bundles: list[Path], ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,8 @@ import pytest
 from serving.__main__ import main
 from serving.errors import BowspritError, ExitCode, PlatformError, SettingsError
 from serving.health import PATH, health
+from serving.server.settings import server_settings
+from serving.server.variables import NAMES
 from tests.serving.test_main import environ
 
 
@@ -121,6 +123,28 @@ def test_a_port_that_is_none_is_a_wrong_setting(port: str) -> None:
     """If it failed, another port than the server's would be asked, or a traceback be the answer."""
     with pytest.raises(SettingsError, match=f"found '{port}'"):
         health({"BOW_SERVE_PORT": port})
+
+
+def test_a_misspelt_variable_is_refused_as_the_server_refuses_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If it failed, the server at the default port would be taken for the one that was meant."""
+    wrong = {"BOW_SERVE_PROT": "8081", "bow_serve_host": "::", "BOW_SERVE_X": ""}
+    with pytest.raises(SettingsError) as refused:
+        server_settings(wrong)
+    with answering(200) as variables:
+        for name, value in (variables | wrong).items():
+            monkeypatch.setenv(name, value)
+        assert main(["health"]) == ExitCode.SETTINGS == 2
+    assert capsys.readouterr() == ("", f"error: {refused.value}\n")
+    assert "BOW_SERVE_PROT: there is no such setting; did you mean BOW_SERVE_PORT?" in str(refused.value)
+
+
+def test_variables_of_the_server_and_of_the_job_are_none_of_its_business() -> None:
+    """If it failed, a container's health check would fail by the settings that its server runs with."""
+    with answering(200) as variables:
+        variables |= dict.fromkeys(NAMES[2:], "1") | {"BOW_EPOCHS": "5", "BOW_EPOHCS": "5"}
+        assert health(variables).endswith("is ready")
 
 
 def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

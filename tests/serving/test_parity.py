@@ -255,6 +255,19 @@ def test_the_error_names_every_rung_that_fails_and_no_other() -> None:
     assert caught.value.exit_code == ExitCode.PARITY_FAILED == 5
 
 
+def test_the_error_counts_what_the_table_shows() -> None:
+    """If it failed, a reader would look for lines in the table that it does not have."""
+    samples = ("golden texts", "adversarial texts", "every-word texts")
+    rungs = [rung(name="a", sample="weights", count=10)]
+    rungs += [rung(name="a", sample=each, share_of_bound=2.0) for each in samples]
+    rungs += [rung(name="b", sample=each) for each in samples]
+    with pytest.raises(ParityError, match=r"^x: 1 of 3 checks failed; ") as caught:
+        check(rungs, "x")
+    assert str(caught.value).count("\n  a on ") == 3
+    table = rungs_table(rungs).splitlines()[2:]
+    assert (len(table), sum(line.endswith("FAILS") for line in table)) == (3, 1)
+
+
 @pytest.mark.parametrize("rungs", [[], [rung()], [rung(share_of_bound=1.0)] * 3])
 def test_rungs_that_hold_raise_nothing(rungs: list[Rung]) -> None:
     """If it failed, a good bundle would not be published."""

@@ -82,7 +82,9 @@ def test_the_provider_is_the_first_that_there_is(trained: Path) -> None:
     """If it failed, a server would not start where a preferred device is missing, or say that it uses it."""
     loaded = Predictor.load(trained, providers=["NoSuchExecutionProvider", "CPUExecutionProvider"])
     assert loaded.provider == "CPUExecutionProvider"
-    with pytest.raises(SettingsError, match=r"CPUExecutionProvider.*found NoSuchExecutionProvider"):
+    with pytest.raises(
+        SettingsError, match=r"^providers: .*CPUExecutionProvider.*found NoSuchExecutionProvider;"
+    ):
         Predictor.load(trained, providers=["NoSuchExecutionProvider"])
 
 

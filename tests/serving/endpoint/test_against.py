@@ -56,7 +56,8 @@ def test_the_model_of_the_bundle_passes_in_both_encodings(good: Behaviour, gate:
     assert lines(out, "endpoint, binary")[0].endswith("ok")
     assert lines(out, "endpoint, bundle ID")[0].endswith("ok")
     assert lines(out, "endpoint, JSON")[0].split()[2] == lines(out, "endpoint, binary")[0].split()[2]
-    assert f"{url} serves {trained}: all " in out
+    assert f"{url} serves {trained}: all 5 checks\n" in out
+    assert sum(line.endswith("ok") for line in out.splitlines()) == 5
     assert f"bundle {bundle_id}\n" in out
     assert {0, 1, 7} < set(good.sizes)
 

@@ -37,7 +37,7 @@ class Server:
         self.app: ASGIApp = application(self.service, settings, self.log, self.metrics, is_alone=lambda: True)
 
     def load(self) -> None:
-        asyncio.run(self.service.run(0))
+        asyncio.run(self.service.run(0, is_idle=lambda: True))
 
     def lines(self) -> list[dict[str, Any]]:
         self.log.start()
@@ -205,20 +205,39 @@ def test_an_encoded_body_is_refused(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status"),
+    ("path", "status", "said"),
     [
-        ("/v2/models/other/infer", 404),
-        ("/v2/models/bowsprit/versions/000000000000/infer", 404),
-        ("/v2/models/bowsprit/infer/", 404),
-        ("/v1/models/bowsprit:predict", 404),
-        ("/v2/models/bowsprit", 405),
-        ("/v2/health/ready", 405),
+        ("/v2/models/other/infer", 404, "'bowsprit'"),
+        ("/v2/models/bowsprit/versions/000000000000/infer", 404, "'000000000000'; this is "),
+        ("/v2/models/bowsprit/infer/", 404, "no path '/v2/models/bowsprit/infer/'; there are "),
+        ("/v1/models/bowsprit:predict", 404, " /v2/models/bowsprit/infer, "),
+        ("/" + "é" * 5000, 404, " /openapi.json"),
+        ("/v2/models/bowsprit", 405, "'/v2/models/bowsprit': expected GET or HEAD, found POST"),
+        ("/v2/health/ready", 405, "'/v2/health/ready': expected GET or HEAD, found POST"),
     ],
 )
-def test_what_is_not_there_is_said_in_json(server: Server, path: str, status: int) -> None:
-    """If it failed, a client would get a page for people, or another model's answer."""
+def test_what_is_not_there_is_said_in_json(server: Server, path: str, status: int, said: str) -> None:
+    """If it failed, a client would get a page for people, another model's answer, or no advice."""
     reply = infer(server, request("a"), path)
-    assert (reply.status, bool(reply.error)) == (status, True)
+    assert reply.status == status
+    assert said in reply.error
+
+
+def test_the_paths_that_are_told_are_those_that_there_are(server: Server, predictor: Predictor) -> None:
+    """If it failed, who asks for a wrong path would be sent to another wrong one."""
+    told = call(server.app, "GET", "/").error.partition("; there are ")[2].split(", ")
+    assert set(told) == set(call(server.app, "GET", "/openapi.json").json["paths"])
+    for path in told:
+        found = path.replace("{version}", predictor.version)
+        assert call(server.app, "GET", found).status == (405 if path.endswith("/infer") else 200)
+
+
+def test_a_wrong_method_is_told_the_right_one_in_the_header_too(server: Server) -> None:
+    """If it failed, clients that read `Allow`, as HTTP has it, would have nothing to go by."""
+    reply = call(server.app, "GET", INFER)
+    assert (reply.status, reply.headers["allow"]) == (405, "POST")
+    assert reply.error == f"'{INFER}': expected POST, found GET"
+    assert call(server.app, "DELETE", "/v2").headers["allow"] == "GET, HEAD"
 
 
 def test_a_version_is_the_beginning_of_the_bundles_id(server: Server, predictor: Predictor) -> None:

@@ -4,6 +4,8 @@ import pytest
 
 from serving.errors import SettingsError
 from serving.server.settings import ServerSettings, server_settings
+from serving.server.variables import NAMES
+from serving.settings.kinds import env_name
 
 
 def test_the_jobs_variables_are_left_alone() -> None:
@@ -28,6 +30,11 @@ def test_every_problem_is_named_at_once_with_what_to_do() -> None:
     assert any("did you mean BOW_SERVE_PORT?" in line for line in lines)
     for line in lines:
         assert "expected" in line or "did you mean" in line
+
+
+def test_the_names_for_those_without_pydantic_are_the_settings() -> None:
+    """If it failed, `health` would refuse a variable that the server takes, or take one that it refuses."""
+    assert list(NAMES) == [env_name(ServerSettings, name) for name in ServerSettings.model_fields]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""What is served, without a network: what becomes of a bundle when another one takes its place."""
+
+import asyncio
+import gc
+import io
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.errors import SettingsError
+from serving.predictor import Predictor
+from serving.server import service
+from serving.server.log import Log
+from serving.server.metrics import Metrics
+from serving.server.service import Service
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_frozen() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+def is_frozen(thing: object) -> bool:
+    """Whether the garbage collector passes an object over."""
+    return gc.is_tracked(thing) and not any(each is thing for each in gc.get_objects())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("has_pauses", [True, False])
+def test_a_new_bundle_is_spared_by_the_garbage_collector_and_the_old_one_is_not(
+    trained: Path, tutorial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_pauses: bool
+) -> None:
+    """If it failed, requests would be held up again and again after a reload, and memory grow with each."""
+    monkeypatch.setattr(service, "PAUSE_SECONDS", 60.0 if has_pauses else 0.2)
+    latest, fresh = tmp_path / "latest", tmp_path / "fresh"
+    latest.symlink_to(trained)
+    served = Service(latest, ["CPUExecutionProvider"], Log(io.StringIO(), for_people=False), Metrics())
+    answering = [True]
+
+    def predictor() -> Predictor:
+        assert served.predictor is not None
+        return served.predictor
+
+    async def reload() -> None:
+        running = asyncio.create_task(served.run(0.01, is_idle=lambda: not answering))
+        await until(lambda: served.ready)
+        assert is_frozen(predictor())
+        predictor().itself = predictor()  # type: ignore[attr-defined]
+        before = weakref.ref(predictor())
+        fresh.symlink_to(tutorial)
+        fresh.replace(latest)
+        await until(lambda: predictor() is not before())
+        if has_pauses:
+            await asyncio.sleep(0.2)
+            assert not is_frozen(predictor()), "while a request is being answered"
+            answering.clear()
+        await until(lambda: is_frozen(predictor()))
+        assert before() is None
+        running.cancel()
+
+    asyncio.run(reload())
+
+
+def test_a_provider_that_is_not_here_is_told_by_its_variable(trained: Path) -> None:
+    """If it failed, an operator would not know which of the settings to change."""
+    served = Service(trained, ["CUDAExectionProvider"], Log(io.StringIO(), for_people=False), Metrics())
+    message = r"^BOW_SERVE_PROVIDERS: expected .*CPUExecutionProvider.*, found CUDAExectionProvider; name one"
+    with pytest.raises(SettingsError, match=message):
+        asyncio.run(served.run(0, is_idle=lambda: True))
