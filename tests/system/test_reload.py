@@ -276,3 +276,9 @@ def test_a_damaged_bundle_in_object_storage_is_never_served(
     push(store, bundles.paths[0], "night", overwrite=False)
     with running(store.url_of(LATEST), tmp_path, reload_seconds=RELOAD_SECONDS) as server:
         refuses_each(server, bundles, put)
+        assert {event["event"] for event in server.events()} == {
+            "listening",
+            "bundle_served",
+            "bundle_refused",
+        }
+        assert server.end() == 0
