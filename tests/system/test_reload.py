@@ -16,10 +16,11 @@ from serving.bundle import FILES
 from serving.predictor import Predictor
 from serving.published import LATEST, Pointer, encode
 from serving.storage import Store
+from tests.answer import Answer
 from tests.objects import train
 from tests.serving.damage import Damage, added, in_initializer, in_manifest, seal_again, whole
 from tests.system.s3 import make_bucket, moto_server, name_storage
-from tests.system.server import INFER, Answer, Client, Server, call, log_probs_of, request, running
+from tests.system.server import INFER, Client, Server, call, log_probs_of, request, running
 
 pytestmark = pytest.mark.system
 
