@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import corpus, gpu, limits, plots, report
+from benchmarks import corpus, gpu, limits, plots, process, report
 from benchmarks.contenders import CONTENDERS, FEW_ROWS, FOR_FEW_ROWS, NGRAM_CONTENDERS, SCALED
 from benchmarks.convert import write
 from benchmarks.task import Task
@@ -121,19 +119,13 @@ def _scaled(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
 def _run(name: str, task: Task, num_threads: int) -> dict[str, Any]:
     """One contender in a process of its own, with so many threads in whatever library it uses."""
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("BOW_")}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(num_threads))
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.child", name, str(task.folder), str(num_threads)],
-        cwd=ROOT,
-        env=environ | threads,
-        capture_output=True,
-        text=True,
-        check=False,
+    written = process.run(
+        ["benchmarks.child", name, str(task.folder), str(num_threads)],
+        process.without_settings() | threads,
+        f"{name} on {task.name}",
     )
-    if done.returncode:
-        sys.exit(f"{name} failed on {task.name}:\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(written.splitlines()[-1])
     sys.stderr.write(
         f"{task.name}, {name}: {found['file_to_model']:.2f} s, accuracy {found['accuracy']:.4f}\n"
     )

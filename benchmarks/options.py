@@ -6,10 +6,8 @@ validation data, never on test data.
 
 import argparse
 import json
-import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import timeit
@@ -20,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks import limits
+from benchmarks import limits, process
 from job.device import usable_cores
 from serving.bundle import FILES
 from serving.session import session_options
@@ -79,16 +77,11 @@ class Measured:
 
 def measure(train: str, validation: str | None, settings: Mapping[str, str]) -> Measured:
     """One run of the job in a process of its own, and its bundle's predictions."""
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("BOW_")}
     data = {"VALIDATION_SPLIT": VALIDATION_SPLIT} if validation is None else {"VALIDATION_DATA": validation}
     with tempfile.TemporaryDirectory() as folder:
         own = {**settings, **data} | {"TRAIN_DATA": train, "OUTPUT_DIR": folder, "RUN_NAME": "run"}
-        environ |= {f"BOW_{name}": value for name, value in own.items()}
-        done = subprocess.run(
-            [sys.executable, "-m", "job"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            sys.exit(f"the run with {own} failed:\n{done.stderr[-4000:]}")
+        environ = {f"BOW_{name}": value for name, value in own.items()}
+        process.run(["job"], process.without_settings() | environ, f"the run with {own}")
         bundle = Path(folder) / "run"
         metrics = json.loads((bundle / FILES.metrics).read_text())
         with (bundle / FILES.vocabulary).open(encoding="utf-8") as lines:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from export import triton
 from serving.bundle import FILES, open_bundle
-from serving.command import BUNDLE_HELP, Parser, bundle_location, exit_codes, run_command, start
+from serving.command import Parser, exit_codes, run_command, start, tell_failed_gate
 from serving.errors import ExitCode
-from serving.quality import read_failed_gate
 from serving.storage import is_url
 
 
@@ -30,9 +29,7 @@ def _triton(arguments: argparse.Namespace) -> ExitCode:
     also = "" if written.paths else ", which was there already"
     sys.stdout.write(f"{options.name} version {written.version}{also}; clients send texts as [N, 1]\n")
     sys.stdout.write(f"bundle {bundle.bundle_id}\n")
-    failed = read_failed_gate(arguments.bundle)
-    if failed is not None:
-        sys.stdout.write(f"it did not pass the quality gate: {'; '.join(failed.reasons)}\n")
+    tell_failed_gate(arguments.bundle)
     return ExitCode.DONE
 
 
@@ -41,17 +38,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m export",
         description="Writes a bundle's model as other servers want it.",
         epilog=exit_codes(_EXIT_CODES),
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     defaults = triton.Options()
     command = commands.add_parser(
         "triton",
-        allow_abbrev=False,
         help="add the model to a model repository of Triton, for its onnxruntime backend",
     )
     command.set_defaults(run=_triton, files=[FILES.labels, FILES.text_model, FILES.failed_gate])
-    command.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
+    command.add_bundle()
     command.add_argument(
         "repository",
         type=_folder,

@@ -23,9 +23,9 @@ from export.publish import (
     staging,
 )
 from job import tutorial
-from job.corpus.memory import give_back_freed_memory, peak_memory, set_up_allocator
+from job.corpus.memory import give_back_freed_memory, set_up_allocator
 from job.corpus.prepare import Prepared, unseen_labels
-from job.device import Device, choose_device, device_errors, peak_device_memory, usable_cores
+from job.device import Device, choose_device, device_errors, usable_cores
 from job.features.specification import feature_spec
 from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
 from job.identity import Shaping, default_name, is_published
@@ -33,14 +33,15 @@ from job.inputs import Inputs
 from job.model import BowClassifier
 from job.quality import Judgement, QualityGate, quality_error
 from job.read import list_rejected, read_data
+from job.record import run_record
 from job.run_lock import only_job
 from job.settings import Settings, not_shaping, shaping
 from job.stopping import Stop
 from job.telling.output import Output
-from job.telling.run_record import EpochRecord, RunRecord, StageClock, host_facts
+from job.telling.run_record import StageClock
 from job.training import metrics
 from job.training.defaults import complete
-from job.training.learn import Learned, Means, learn
+from job.training.learn import Means, learn
 from serving.bundle import FILES, open_bundle
 from serving.errors import PlatformError
 from serving.parity import Rung, Tolerance, check
@@ -150,7 +151,7 @@ def _make(
             rungs = _climb(folder, model, parameters, provenance, inputs, tolerance, means.device, output)
         output.parity(rungs)
         check(rungs, run_name)
-        record = _record(asked, clock, means, prepared, learned)
+        record = run_record(asked, clock, means, prepared, learned)
         output.trained(record.tokens_per_second)
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
@@ -270,35 +271,3 @@ def _retain(bundle: Path, place: Destination, output: Output) -> None:
         output.removed(place.remove_old(bundle), place.keep)
     except PlatformError as error:
         output.not_removed(str(error))
-
-
-def _record(
-    asked: Shaping,
-    clock: StageClock,
-    means: Means,
-    prepared: Prepared,
-    learned: Learned,
-) -> RunRecord:
-    device, tokens = means.device, learned.share * learned.num_tokens * len(learned.epochs)
-    return RunRecord(
-        started=clock.started,
-        seconds=clock.seconds,
-        **host_facts(),
-        device=str(device.torch_device),
-        device_name=device.description,
-        device_requested=device.requested,
-        device_reason=device.reason,
-        num_threads=means.num_threads,
-        settings=dict(asked),
-        num_rows=prepared.corpora["train"].num_rows,
-        num_tokens=learned.num_tokens,
-        tokens_per_second=tokens / clock.stages["train"].seconds,
-        epochs=[
-            EpochRecord(loss=epoch.loss, validation_accuracy=epoch.validation_accuracy)
-            for epoch in learned.epochs
-        ],
-        best_epoch=learned.best_epoch,
-        stages=clock.stages,
-        peak_memory=peak_memory(),
-        peak_device_memory=peak_device_memory(device),
-    )

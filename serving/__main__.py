@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serving.bundle import FILES
-from serving.command import BUNDLE_HELP, Parser, bundle_location, drop_output, exit_codes, run_command, start
+from serving.command import Parser, drop_output, exit_codes, run_command, start, tell_failed_gate
 from serving.errors import DataError, ExitCode, SettingsError
 
 
@@ -20,7 +20,6 @@ def main(argv: Sequence[str]) -> ExitCode:
 
 def _verify(arguments: argparse.Namespace) -> ExitCode:
     from serving.parity import by_name, check
-    from serving.quality import read_failed_gate
     from serving.table import rungs_table
 
     name, endpoint = arguments.name, arguments.against
@@ -47,9 +46,7 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
     holds = f"{name} holds" if endpoint is None else f"{endpoint} serves {name}"
     sys.stdout.write(f"{holds}: all {len(by_name(verdict.rungs))} checks\n")
     sys.stdout.write(f"bundle {verdict.bundle.bundle_id}\n")
-    failed = read_failed_gate(arguments.bundle)
-    if failed is not None:
-        sys.stdout.write(f"it did not pass the quality gate: {'; '.join(failed.reasons)}\n")
+    tell_failed_gate(arguments.bundle)
     return ExitCode.DONE
 
 
@@ -109,17 +106,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m serving",
         description="Verifies a bundle that the training job published, serves it, or predicts with it.",
         epilog=exit_codes(_EXIT_CODES),
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     verify = commands.add_parser(
         "verify",
-        allow_abbrev=False,
         help="check that a bundle is whole, and that its models give the trained model's log-probabilities",
     )
     verify.set_defaults(run=_verify, files=sorted({*asdict(FILES).values()} - {FILES.run}))
-    verify.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
+    verify.add_bundle()
     verify.add_argument("--expect", metavar="ID", help="the bundle must be the one with this ID")
     runtimes = verify.add_mutually_exclusive_group()
     runtimes.add_argument(
@@ -137,20 +132,17 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser(
         "serve",
-        allow_abbrev=False,
         help="answer requests over HTTP, by the Open Inference Protocol",
         description="Answers requests over HTTP, by the Open Inference Protocol, once the bundle is proven. "
         "Settings are environment variables; an empty one counts as unset.",
     )
     serve.more_help = _server_settings
     serve.set_defaults(run=_serve)
-    serve.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
+    serve.add_bundle()
 
-    predict = commands.add_parser(
-        "predict", allow_abbrev=False, help="classify texts: a line in, a JSON line out"
-    )
+    predict = commands.add_parser("predict", help="classify texts: a line in, a JSON line out")
     predict.set_defaults(run=_predict, files=[FILES.golden, FILES.labels, FILES.text_model])
-    predict.add_argument("bundle", type=bundle_location, metavar="BUNDLE", help=BUNDLE_HELP)
+    predict.add_bundle()
     predict.add_argument("--input", type=Path, metavar="FILE", help="read texts here, not from stdin")
     predict.add_argument(
         "--top-k", type=_top_k, default=1, metavar="K", help="write the K most probable labels (default: 1)"
@@ -165,7 +157,6 @@ def _parser() -> argparse.ArgumentParser:
 
     health = commands.add_parser(
         "health",
-        allow_abbrev=False,
         help="say whether the server on this machine is ready: exit code 0, else 74",
     )
     health.description = (

@@ -7,19 +7,26 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from serving.errors import BowspritError, ExitCode, SettingsError
+from serving.quality import read_failed_gate
 from serving.storage import is_url, url_problem
-
-BUNDLE_HELP = "for example artifacts/latest or s3://bucket/models/latest"
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises where argparse would print its usage and leave."""
+    """Raises where argparse would print its usage and leave; takes no abbreviations."""
 
     more_help: Callable[[], str] | None = None
     """What `--help` ends with, made when it is asked for."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def add_bundle(self) -> None:
+        """Adds the argument BUNDLE: a folder, or a URL."""
+        help_ = "for example artifacts/latest or s3://bucket/models/latest"
+        self.add_argument("bundle", type=_bundle_location, metavar="BUNDLE", help=help_)
 
     def format_help(self) -> str:
         """The text of `--help`."""
@@ -78,19 +85,25 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def bundle_location(text: str) -> Path | str:
-    """The argument BUNDLE: a folder, or a URL."""
+def exit_codes(codes: Sequence[ExitCode]) -> str:
+    """What `--help` says of the exit codes."""
+    return "Exit codes: " + "; ".join(f"{code.value} {code.meaning.rstrip('.')}" for code in codes) + "."
+
+
+def tell_failed_gate(bundle: Path) -> None:
+    """Writes that the bundle did not pass the quality gate, where it did not."""
+    failed = read_failed_gate(bundle)
+    if failed is not None:
+        sys.stdout.write(f"it did not pass the quality gate: {'; '.join(failed.reasons)}\n")
+
+
+def _bundle_location(text: str) -> Path | str:
     if not is_url(text):
         return Path(text)
     problem = url_problem(text)
     if problem is not None:
         raise argparse.ArgumentTypeError(problem)
     return text
-
-
-def exit_codes(codes: Sequence[ExitCode]) -> str:
-    """What `--help` says of the exit codes."""
-    return "Exit codes: " + "; ".join(f"{code.value} {code.meaning.rstrip('.')}" for code in codes) + "."
 
 
 @contextlib.contextmanager

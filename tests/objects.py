@@ -15,6 +15,7 @@ from job.telling.output import Output
 from serving.bundle import FILES, check_files, open_bundle
 from serving.errors import ArtifactError
 from serving.published import fetched
+from serving.storage import Store
 
 REQUESTS = ("info", "find", "cat_file", "pipe_file", "put_file", "get_file", "rm_file")
 """What a store is asked; each is one request or more."""
@@ -45,6 +46,11 @@ def id_at(url: str) -> str | None:
 def memory_url() -> str:
     """A place in memory that no other test uses."""
     return f"memory://{uuid.uuid4().hex}/models"
+
+
+def prefixes(store: Store) -> set[str]:
+    """The folders of files under the runs' names."""
+    return {each.key.rpartition("/")[0] for each in store.under() if each.key.count("/") > 1}
 
 
 class Requests:

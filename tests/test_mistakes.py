@@ -127,6 +127,16 @@ def test_a_missing_gpu_is_an_error_where_one_is_required(
     assert "BOW_REQUIRE_GPU=true, but BOW_DEVICE=cuda:99 cannot be used" in capfd.readouterr().err
 
 
+def one_line_says(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """All that a command has written is one line, an error, in which these words are."""
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    for each in words:
+        assert each in captured.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -152,12 +162,7 @@ def test_a_mistake_in_serving_gives_one_clear_message(
 ) -> None:
     """If it failed, a wrong path would look like a broken bundle, or end in a traceback."""
     assert serving_main(arguments.split()) == code
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    for words in says:
-        assert words in captured.err
+    one_line_says(says, capfd)
 
 
 @pytest.mark.parametrize(
@@ -186,10 +191,5 @@ def test_a_mistake_in_exporting_gives_one_clear_message(
         assert job_main([], environ, Stop()) == ExitCode.DONE
         capfd.readouterr()
     assert export_main(arguments.format(bundle="artifacts/latest").split()) == code
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    for words in says:
-        assert words in captured.err
+    one_line_says(says, capfd)
     assert not (folder / "models").exists()

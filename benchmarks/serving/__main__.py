@@ -4,7 +4,6 @@ import argparse
 import json
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import limits
+from benchmarks import limits, process
 from benchmarks.serving import environments, load, report
 from benchmarks.serving.check import check
 from benchmarks.serving.load import LOADS, Load, LoadError, Measured
@@ -158,16 +157,9 @@ def check_size(found: Measured, size: float, where: str) -> None:
 
 def _in_process(material: Material) -> dict[str, dict[str, float]]:
     """The library and fastText in a process of their own, on one thread."""
-    command = [
-        *(sys.executable, "-m", "benchmarks.serving.in_process"),
-        *(str(material.bundle.path), str(material.task.folder)),
-    ]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environ() | ONE_THREAD, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{shlex.join(command)} failed:\n{done.stderr[-4000:]}")
-    found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    command = ["benchmarks.serving.in_process", str(material.bundle.path), str(material.task.folder)]
+    written = process.run(command, environ() | ONE_THREAD, f"python -m {shlex.join(command)}")
+    found: dict[str, dict[str, float]] = json.loads(written.splitlines()[-1])
     told = ", ".join(f"{name} {1e6 * each['one']:.1f} µs" for name, each in found.items())
     sys.stderr.write(f"one text in process: {told}\n")
     return found

@@ -1,20 +1,16 @@
 """What every contender is given: the same data, a bundle that was trained on it, and the same requests."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import corpus
+from benchmarks import corpus, process
 from benchmarks.convert import write
 from benchmarks.task import Task
 from serving.bundle import FILES, Bundle, open_bundle
 
-ROOT = Path(__file__).parents[2]
 NUM_LABELS, NUM_TOKENS = 77, 120_000
 """As many as banking77 has."""
 RECIPE_LINE = "BOW_"
@@ -62,17 +58,7 @@ def _train(folder: Path, train: str, test: str, recipe: Path | None) -> Path:
         "BOW_RUN_NAME": "served",
     }
     shutil.rmtree(folder, ignore_errors=True)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("BOW_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "job"],
-        cwd=ROOT,
-        env=environ | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"the run with {settings} failed:\n{done.stderr[-4000:]}")
+    process.run(["job"], process.without_settings() | settings, f"the run with {settings}")
     return folder / "served"
 
 

@@ -1,6 +1,7 @@
 """Reads labelled texts from files: TSV, CSV, JSON lines, Parquet and fastText's format, through Arrow.
 
-sources    which files, of which format, and their bytes in blocks of whole records
+sources    which files, and of which format
+blocks     a text file's bytes in blocks of whole records
 readers    a block of a text file to texts and labels; jsonlines and parquet are two formats' own
 records    where records begin and end
 columns    which columns hold texts, labels and weights, and which rows are good

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
+from job.dataset.blocks import Block
 from job.dataset.columns import Columns, Parsed, Reject, any_invalid, is_utf8, keep_good
 from job.dataset.records import split_lines
-from job.dataset.sources import Block
 from serving.errors import DataError
 
 _SAMPLE_LINES = 100

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from job.dataset import sources
+from job.dataset import blocks
 from job.dataset.columns import Parsed, find_columns, keep_good
+from job.dataset.sources import Source, storage_errors
 from serving.errors import DataError
 
 _MAX_BATCH_ROWS = 65_536
@@ -27,8 +28,8 @@ class Batch:
 
 
 def read_batches(
-    source: sources.Source,
-    fingerprint: sources.Fingerprint,
+    source: Source,
+    fingerprint: blocks.Fingerprint,
     *,
     text_column: str | None,
     label_column: str | None,
@@ -41,8 +42,8 @@ def read_batches(
         PlatformError: the storage failed.
     """
     path = source.path
-    with sources.storage_errors(path), source.file.open("rb") as file:
-        while chunk := file.read(sources.BLOCK_BYTES):
+    with storage_errors(path), source.file.open("rb") as file:
+        while chunk := file.read(blocks.BLOCK_BYTES):
             fingerprint.update(chunk)
         file.seek(0)
         parquet = pq.ParquetFile(file)
@@ -64,7 +65,7 @@ def read_batches(
                 )
         metadata = parquet.metadata
         num_bytes = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-        batch_rows = sources.BLOCK_BYTES * metadata.num_rows // max(num_bytes, 1)
+        batch_rows = blocks.BLOCK_BYTES * metadata.num_rows // max(num_bytes, 1)
         first_row = 1
         for batch in parquet.iter_batches(
             batch_size=min(max(batch_rows, 1), _MAX_BATCH_ROWS), columns=names, use_threads=False

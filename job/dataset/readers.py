@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from job.dataset.blocks import Block, count_lines
 from job.dataset.columns import Columns, Parsed, Reject, find_columns, keep_good
 from job.dataset.jsonlines import object_keys, parse_jsonl
 from job.dataset.records import Positions, csv_record_ends, csv_record_lines, first_record, split_lines
-from job.dataset.sources import BOM, Block, FileFormat, count_lines
+from job.dataset.sources import BOM, FileFormat
 from serving.errors import DataError
 
 _LABEL = b"__label__"

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from job.dataset.blocks import Fingerprint, read_blocks
 from job.dataset.columns import Parsed, Reject
 from job.dataset.parquet import parse_batch, read_batches
 from job.dataset.readers import parse, read_header
 from job.dataset.rejected import RejectedRows
-from job.dataset.sources import DataFormat, Fingerprint, Source, find_sources, read_blocks
+from job.dataset.sources import DataFormat, Source, find_sources
 from serving.errors import DataError
 
 R = TypeVar("R")

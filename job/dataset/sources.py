@@ -1,8 +1,7 @@
-"""From a location to blocks of bytes: which files it names, of which format, and what is in them."""
+"""From a location to files: which it names, of which format, and how one is opened."""
 
 import errno
 import glob
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -11,22 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 
-from job.dataset.records import csv_record_ends
 from serving.errors import DataError, PlatformError
 
 FileFormat: TypeAlias = Literal["tsv", "csv", "jsonl", "parquet", "fasttext"]
 DataFormat: TypeAlias = Literal["auto", FileFormat]
-
-BLOCK_BYTES = 8 << 20
-"""Decompressed bytes read at a time; a block is about this long, and longer only where one record is."""
-MIN_BLOCK_BYTES = 1 << 20
-"""A smaller file's blocks are shorter, down to this, so that several threads have some of it."""
-
-MAX_RECORD_BYTES = 64 << 20
-"""The longest record: in CSV an unclosed quote would otherwise take the rest of the file into memory."""
 
 _FORMATS: dict[str, FileFormat] = {
     ".tsv": "tsv",
@@ -41,13 +30,6 @@ _FORMATS: dict[str, FileFormat] = {
 }
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 BOM = b"\xef\xbb\xbf"
-_NOT_TEXT = {
-    b"\xff\xfe": "UTF-16; convert it to UTF-8",
-    b"\xfe\xff": "UTF-16; convert it to UTF-8",
-    b"\x1f\x8b": "compressed with gzip; end its name in .gz",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd; end its name in .zst",
-    b"PAR1": "Parquet; end its name in .parquet, or set BOW_DATA_FORMAT=parquet",
-}
 _USER_ERRNOS = {
     errno.ENOENT,
     errno.EACCES,
@@ -97,32 +79,16 @@ class Source:
             inode=stat.st_ino,
         )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """Whole records of a file; only a file's last one may lack its line end."""
-
-    path: Path | str
-    first_line: int
-    """The number of the block's first line in the file; a file's first line is 1."""
-    data: bytes
-
-
-class Fingerprint:
-    """SHA-256 and length of the contents read so far: what `cat FILES | sha256sum` gives, decompressed."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-        self.num_bytes = 0
-
-    def update(self, data: bytes) -> None:
-        """Add the next bytes."""
-        self._sha256.update(data)
-        self.num_bytes += len(data)
-
-    def hexdigest(self) -> str:
-        """Return the hash of everything added, as 64 hexadecimal digits."""
-        return self._sha256.hexdigest()
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """Its contents, decompressed; raises what `storage_errors` takes."""
+        # Python opens the file, since Arrow cannot open a name that is not UTF-8.
+        with self.file.open("rb") as file:
+            if self.compression is None:
+                yield file
+            else:
+                with pa.CompressedInputStream(file, self.compression) as stream:
+                    yield stream
 
 
 @contextmanager
@@ -238,80 +204,5 @@ def _identify(path: Path | str, file: Path, file_format: DataFormat, setting: st
 
 
 def _starts_with_label(source: Source) -> bool:
-    with storage_errors(source.path), _open(source) as stream:
+    with storage_errors(source.path), source.opened() as stream:
         return stream.read(64).removeprefix(BOM).lstrip().startswith(b"__label__")
-
-
-@contextmanager
-def _open(source: Source) -> Iterator[IO[bytes]]:
-    # Python opens the file, since Arrow cannot open a name that is not UTF-8.
-    with source.file.open("rb") as file:
-        if source.compression is None:
-            yield file
-        else:
-            with pa.CompressedInputStream(file, source.compression) as stream:
-                yield stream
-
-
-def read_blocks(source: Source, fingerprint: Fingerprint) -> Iterator[Block]:
-    """Yield a text file's contents, decompressed, in blocks that end where a record ends.
-
-    The byte-order mark of UTF-8 is dropped; `fingerprint` takes the bytes as they are in the file.
-
-    Raises:
-        DataError: the file is empty, damaged or not text in UTF-8, or a record exceeds MAX_RECORD_BYTES.
-        PlatformError: the storage failed.
-    """
-    path = source.path
-    line = 1
-    rest = b""
-    is_start = True
-    with storage_errors(path), _open(source) as stream:
-        block_bytes = _block_bytes(source.file.stat().st_size)
-        while chunk := stream.read(max(block_bytes, 4) if is_start else block_bytes):
-            fingerprint.update(chunk)
-            if is_start:
-                chunk = _check_start(chunk, path)
-                is_start = False
-            data = rest + chunk
-            end = _last_record_end(data, source.format)
-            rest = data[end:]
-            if end:
-                yield Block(path=path, first_line=line, data=data[:end])
-                line += count_lines(data[:end])
-            elif len(rest) > MAX_RECORD_BYTES:
-                hint = ", or close the quote that begins there" if source.format == "csv" else ""
-                raise DataError(
-                    f"{path}:{line}: the record that begins in this line is longer than "
-                    f"{MAX_RECORD_BYTES >> 20} MiB; split it{hint}"
-                )
-    if is_start:
-        raise DataError(f"{path}: expected {source.format} data, found an empty file; fill or remove it")
-    if rest:
-        yield Block(path=path, first_line=line, data=rest)
-
-
-def _block_bytes(file_bytes: int) -> int:
-    """A file's even share of an even number of blocks, so that two threads, or four, have as much to do."""
-    num_blocks = max(4, 2 * -(-file_bytes // (2 * BLOCK_BYTES)))
-    return min(BLOCK_BYTES, max(MIN_BLOCK_BYTES, -(-file_bytes // num_blocks)))
-
-
-def _check_start(chunk: bytes, path: Path | str) -> bytes:
-    for magic, what in _NOT_TEXT.items():
-        if chunk.startswith(magic):
-            raise DataError(f"{path}: expected text in UTF-8, but the file is {what}")
-    return chunk.removeprefix(BOM)
-
-
-def _last_record_end(data: bytes, file_format: FileFormat) -> int:
-    """Return the position after the last record end in `data`, 0 without one."""
-    if file_format != "csv":
-        return data.rfind(b"\n") + 1
-    ends, _ = csv_record_ends(data)
-    return int(ends[-1]) if len(ends) else 0
-
-
-def count_lines(data: bytes) -> int:
-    """Count the line ends in `data`."""
-    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))

@@ -12,6 +12,7 @@ from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallab
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.server.body import TOO_SLOW
+from serving.server.joining import JoiningTransport
 
 MAX_HEAD_BYTES = 64 << 10
 """Of the request line and headers, and of what follows the last chunk of a body. What the system gives at a
@@ -53,7 +54,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Gives the first request its time."""
         super().connection_made(transport)
-        self._joined = _Joined(transport)
+        self._joined = JoiningTransport(transport)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -265,39 +266,6 @@ class Connection(HttpToolsProtocol):
         """Whether the system holds what the client has sent meanwhile."""
         descriptor = self.transport.get_extra_info("socket").fileno()
         return any(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
-
-
-class _Joined:
-    """A transport that sends an answer's head and the beginning of its body at once, in one packet.
-
-    uvicorn writes them one after the other, and each write is a call of the system, a good part of what a
-    short request costs.
-    """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Sends, or holds the head back."""
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.writelines((head, data))
-        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
-            self._head = data
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Sends a head that no body followed."""
-        if self._head is not None:
-            self.write(b"")
-
-    def close(self) -> None:
-        """Sends what is held back, and closes."""
-        self.flush()
-        self._transport.close()
 
 
 def _told(reason: str) -> tuple[list[tuple[bytes, bytes]], bytes]:

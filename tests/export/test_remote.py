@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -10,44 +9,18 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from export.remote import push, settle
-from serving import storage_errors
-from serving.bundle import FILES, open_bundle
+from serving.bundle import FILES
 from serving.errors import PlatformError, SettingsError
 from serving.published import LATEST, current, read_latest
 from serving.storage import Store
-from tests.objects import Requests, id_at, memory_url, train
+from tests.objects import Requests, id_at, memory_url, prefixes
 
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("bundles")
-    return [train(folder, seed) for seed in (1, 2, 3)]
-
-
-@pytest.fixture
-def ids(bundles: list[Path]) -> list[str]:
-    return [open_bundle(bundle).bundle_id for bundle in bundles]
+pytestmark = pytest.mark.usefixtures("storage_in_memory")
 
 
 @pytest.fixture
 def store() -> Store:
     return Store(memory_url())
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_in_memory() -> Iterator[None]:
-    yield
-    MemoryFileSystem.store.clear()
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_errors, "FIRST_WAIT", 0.0)
-
-
-def prefixes(store: Store) -> set[str]:
-    """The folders of files under the runs' names."""
-    return {each.key.rpartition("/")[0] for each in store.under() if each.key.count("/") > 1}
 
 
 def test_a_bundle_gets_its_name_and_latest_names_it(

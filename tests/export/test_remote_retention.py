@@ -1,7 +1,7 @@
 """Retention in object storage: whatever cuts it off, and whoever else publishes, every bundle is whole."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,36 +13,15 @@ from export import remote
 from export.committed import committed_keys
 from export.remote import push
 from export.remote_retention import remove_old
-from serving import storage_errors
-from serving.bundle import FILES, open_bundle
+from serving.bundle import FILES
 from serving.errors import ArtifactError, PlatformError
 from serving.published import LATEST, current, encode, read_latest
 from serving.storage import Store
-from tests.objects import NAMES, Requests, id_at, memory_url, train
+from tests.objects import NAMES, Requests, id_at, memory_url, prefixes
+
+pytestmark = pytest.mark.usefixtures("storage_in_memory")
 
 NIGHTS = [f"night-{number}" for number in range(1, 6)]
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("bundles")
-    return [train(folder, seed) for seed in (1, 2, 3)]
-
-
-@pytest.fixture
-def ids(bundles: list[Path]) -> list[str]:
-    return [open_bundle(bundle).bundle_id for bundle in bundles]
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_in_memory() -> Iterator[None]:
-    yield
-    MemoryFileSystem.store.clear()
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_errors, "FIRST_WAIT", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +109,7 @@ def test_an_upload_under_way_is_never_touched(store: Store, bundles: list[Path])
     for prefix in uploads:
         store.put_folder(bundles[1], prefix)
     retain(store, 1)
-    assert {each.key.rpartition("/")[0] for each in store.under() if each.key.count("/") > 1} == {
-        *uploads,
-        read_latest(store).bundle,  # type: ignore[union-attr]
-    }
+    assert prefixes(store) == {*uploads, read_latest(store).bundle}  # type: ignore[union-attr]
     assert {each.key for each in store.under() if each.key.count("/") == 1} == {f"{NIGHTS[-1]}/v1.json"}
 
 
@@ -183,6 +159,13 @@ def overwrite(store: Store, bundles: list[Path]) -> None:
     assert retain(store, 4, "night-7") == NIGHTS[1:4]
 
 
+def begin_again(saved: dict[str, Any], requests: Requests) -> None:
+    """Puts back what was in memory, and counts the requests from one."""
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.store.update(saved)
+    requests.names.clear()
+
+
 @pytest.mark.parametrize("lost", ["the request", "the answer"])
 def test_a_removal_that_is_cut_leaves_whole_bundles_and_the_next_run_goes_on(
     store: Store, bundles: list[Path], monkeypatch: pytest.MonkeyPatch, lost: str
@@ -197,9 +180,7 @@ def test_a_removal_that_is_cut_leaves_whole_bundles_and_the_next_run_goes_on(
             raise ConnectionResetError("cut")
 
     for cut in count(1):
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.store.update(saved)
-        requests.names.clear()
+        begin_again(saved, requests)
         setattr(requests, "before" if lost == "the request" else "after", break_off)
         with contextlib.suppress(PlatformError):
             remove_old(store, 2, "night-7", before)
@@ -226,18 +207,16 @@ def test_two_writers_at_once_leave_each_others_new_bundle(
 ) -> None:
     """If it failed, of two jobs that end together one would lose its model, or `latest` its bundle."""
     saved, requests = dict(MemoryFileSystem.store), Requests(monkeypatch)
+    before = committed_keys(store)  # both begin before one of them publishes
 
-    def publish(which: int, before: frozenset[str]) -> None:
+    def publish(which: int) -> None:
         push(store, bundles[which], f"at-once-{which}", overwrite=False)
         remove_old(store, keep, f"at-once-{which}", before)
 
     for when in count(keep, 2):  # half of the moments with each number
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.store.update(saved)
-        before = committed_keys(store)  # both began before one of them published
-        requests.names.clear()
-        requests.before = lambda number, _name: publish(2, before) if number == when else None  # noqa: B023
-        publish(1, before)
+        begin_again(saved, requests)
+        requests.before = lambda number, _name: publish(2) if number == when else None  # noqa: B023
+        publish(1)
         requests.before = lambda _number, _name: None
         if len(requests.names) < when:
             break
@@ -267,9 +246,7 @@ def test_a_job_that_is_held_up_never_leaves_latest_on_a_bundle_that_is_gone(
             retain(store, 1, "another")
 
     for when in count(1):
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.store.update(saved)
-        requests.names.clear()
+        begin_again(saved, requests)
         requests.before = another
         try:
             push(store, bundles[1], "held-up", overwrite=False)
@@ -307,9 +284,7 @@ def test_a_late_move_of_latest_never_leaves_it_on_a_bundle_that_is_gone(
                 outcomes.append("moved")
 
     for when in count(1):
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.store.update(saved)
-        requests.names.clear()
+        begin_again(saved, requests)
         requests.before = move_late
         removed = retain(store, 3, "new")  # this one last of three
         requests.before = lambda _number, _name: None
@@ -393,17 +368,13 @@ def test_a_reader_gets_the_new_bundle_when_the_old_one_is_removed_under_it(
             retain(store, 1, "new")
 
     for when in count(1):
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.store.update(saved)
-        requests.names.clear()
+        begin_again(saved, requests)
         requests.before = replace
         found.add(id_at(store.url_of(LATEST)))
         if len(requests.names) < when:
             break
         # By its name it may be gone, and whoever asks for that is told so.
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.store.update(saved)
-        requests.names.clear()
+        begin_again(saved, requests)
         with contextlib.suppress(ArtifactError):
             assert id_at(store.url_of(NIGHTS[-1])) in (ids[0], None)
     assert found == {ids[0], ids[1]}

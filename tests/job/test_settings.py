@@ -288,7 +288,9 @@ def test_each_settings_advice_can_be_followed() -> None:
             if not field.is_required():
                 needed = {"BOW_VALIDATION_DATA": "v"} if name == "patience" else {"BOW_TEST_DATA": "t"}
                 variable = env_name(name)
-                load_settings({"BOW_TRAIN_DATA": "x", variable: shown(variable, value)} | needed)
+                advice = shown(variable, value)
+                settings = load_settings({"BOW_TRAIN_DATA": "x"} | needed | {variable: advice})
+                assert shown(variable, getattr(settings, name)) == advice
 
 
 def test_the_tutorials_recipe_is_a_valid_env_file() -> None:

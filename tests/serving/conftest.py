@@ -11,7 +11,7 @@ from job.run import run
 from job.telling.output import Output
 from serving.bundle import Bundle, open_bundle
 from serving.parity import check
-from serving.verify import verify
+from serving.verify import Verdict, verify
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -43,9 +43,11 @@ def train(folder: Path, train_data: str, **settings: str) -> Path:
     return run(load_settings({f"BOW_{name}": value for name, value in environ.items()}), Output(False))
 
 
-def hold(folder: Path, *, with_torch: bool = False) -> None:
-    """Raises as the command does where a bundle does not hold."""
-    check(verify(folder, with_torch=with_torch).rungs, "the bundle")
+def hold(folder: Path, *, with_torch: bool = False) -> Verdict:
+    """What `verify` found; raises as the command does where a bundle does not hold."""
+    verdict = verify(folder, with_torch=with_torch)
+    check(verdict.rungs, "the bundle")
+    return verdict
 
 
 @pytest.fixture(scope="session")

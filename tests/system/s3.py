@@ -1,6 +1,7 @@
 """A real S3 endpoint, and a proxy before it that loses requests or answers, or is busy."""
 
 import http.client
+import os
 import socket
 import subprocess
 import threading
@@ -12,9 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal, Self
 
+import pytest
+from s3fs import S3FileSystem
+
+from serving.storage import Store
 from tests.system.conftest import Environment
 
 REGION = "eu-central-1"
+SECRET = "not-to-be-shown"
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 BUSY = b"<?xml version='1.0'?><Error><Code>ServiceUnavailable</Code><Message>busy</Message></Error>"
 
@@ -22,8 +28,10 @@ Fate = Literal["pass", "lose the request", "lose the answer", "busy"]
 
 
 @contextmanager
-def moto_server(environment: Environment, folder: Path) -> Iterator[int]:
-    """The port of a server whose buckets are empty; gone at the end."""
+def moto_server(folder: Path) -> Iterator[int]:
+    """The port of a server without buckets, which is installed in the folder; gone at the end."""
+    environment = Environment(folder / "venv")
+    environment.install("moto[s3]", "flask", "flask-cors")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     command = [str(environment.folder / "bin" / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
@@ -47,6 +55,31 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
         else:
             return
     raise AssertionError(log.read_text())
+
+
+def name_storage(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names an endpoint to this process and those it starts, by the platform's own variables alone."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    variables = {
+        "ACCESS_KEY_ID": "testing",
+        "SECRET_ACCESS_KEY": SECRET,
+        "DEFAULT_REGION": REGION,
+        "ENDPOINT_URL": url,
+        "CONFIG_FILE": str(folder / "none"),
+        "SHARED_CREDENTIALS_FILE": str(folder / "none"),
+        "EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    S3FileSystem.clear_instance_cache()
+
+
+def make_bucket(url: str) -> None:
+    """Makes the bucket that a URL names; raises FileExistsError where there is one."""
+    place = {"LocationConstraint": REGION}
+    bucket = url.removeprefix("s3://")
+    Store(url)._fs.call_s3("create_bucket", Bucket=bucket, CreateBucketConfiguration=place)
 
 
 def control(port: int, path: str, data: bytes) -> None:

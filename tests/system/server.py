@@ -9,28 +9,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import httptools
 
+from tests.answer import Answer
 from tests.system.conftest import REPOSITORY
 
 INFER = "/v2/models/bowsprit/infer"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What came back for a request."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 class Server:

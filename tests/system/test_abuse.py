@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from serving.predictor import Predictor
+from tests.answer import Answer
 from tests.system.malformed import (
     MAX_REQUEST_BYTES,
     MAX_TEXT_BYTES,
@@ -18,7 +19,7 @@ from tests.system.malformed import (
     draw_request,
     draw_stream,
 )
-from tests.system.server import INFER, Answer, Client, Server, call, log_probs_of, request, running
+from tests.system.server import INFER, Client, Server, call, log_probs_of, request, running
 
 pytestmark = pytest.mark.system
 

@@ -25,23 +25,19 @@ from serving.published import LATEST, current, read_latest
 from serving.storage import Store
 from tests import objects
 from tests.objects import id_at
-from tests.system.conftest import REPOSITORY, Environment
-from tests.system.s3 import REGION, Proxy, control, moto_server
+from tests.system.conftest import REPOSITORY
+from tests.system.s3 import SECRET, Proxy, control, make_bucket, moto_server, name_storage
 
 pytestmark = pytest.mark.system
 
 BUCKET = "s3://models-and-data"
 ROWS = ["where is my parcel\tdelivery", "close my account\taccount", "thanks a lot\tother"] * 20
 TSV = ("text\tlabel\n" + "\n".join(ROWS) + "\n").encode()
-SECRET = "not-to-be-shown"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    folder = tmp_path_factory.mktemp("moto")
-    environment = Environment(folder / "venv")
-    environment.install("moto[s3]", "flask", "flask-cors")
-    with moto_server(environment, folder) as port:
+    with moto_server(tmp_path_factory.mktemp("moto")) as port:
         yield port
 
 
@@ -54,22 +50,10 @@ def proxy(server: int) -> Iterator[Proxy]:
 @pytest.fixture(autouse=True)
 def s3(proxy: Proxy, server: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Empty storage with a bucket, named by the platform's own variables alone."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    name_storage(proxy.url, tmp_path, monkeypatch)
     monkeypatch.setattr(storage_errors, "FIRST_WAIT", 0.001)
-    S3FileSystem.clear_instance_cache()
     control(server, "reset", b"")
-    bucket = BUCKET.removeprefix("s3://")
-    Store(BUCKET)._fs.call_s3(
-        "create_bucket", Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
-    )
+    make_bucket(BUCKET)
     Store(BUCKET).write("data/train.tsv", TSV)
     proxy.lines.clear()
 

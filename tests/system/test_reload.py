@@ -10,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from s3fs import S3FileSystem
 
 from export.remote import push
 from serving.bundle import FILES
 from serving.predictor import Predictor
 from serving.published import LATEST, Pointer, encode
 from serving.storage import Store
+from tests.answer import Answer
 from tests.objects import train
 from tests.serving.damage import Damage, added, in_initializer, in_manifest, seal_again, whole
-from tests.system.conftest import Environment
-from tests.system.s3 import REGION, moto_server
-from tests.system.server import INFER, Answer, Client, Server, call, log_probs_of, request, running
+from tests.system.s3 import make_bucket, moto_server, name_storage
+from tests.system.server import INFER, Client, Server, call, log_probs_of, request, running
 
 pytestmark = pytest.mark.system
 
@@ -91,30 +90,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of an S3 endpoint."""
-    folder = tmp_path_factory.mktemp("moto")
-    environment = Environment(folder / "venv")
-    environment.install("moto[s3]", "flask", "flask-cors")
-    with moto_server(environment, folder) as port:
+    with moto_server(tmp_path_factory.mktemp("moto")) as port:
         yield port
 
 
 @pytest.fixture
 def store(storage: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
     """A bucket, which the platform's own variables name to the server too."""
-    variables = {
-        "ACCESS_KEY_ID": "testing",
-        "SECRET_ACCESS_KEY": "testing",
-        "DEFAULT_REGION": REGION,
-        "ENDPOINT_URL": f"http://127.0.0.1:{storage}",
-        "CONFIG_FILE": str(tmp_path / "none"),
-        "SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    S3FileSystem.clear_instance_cache()
-    place = {"LocationConstraint": REGION}
+    name_storage(f"http://127.0.0.1:{storage}", tmp_path, monkeypatch)
     with contextlib.suppress(FileExistsError):
-        Store(BUCKET)._fs.call_s3("create_bucket", Bucket="models", CreateBucketConfiguration=place)
+        make_bucket(BUCKET)
     return Store(f"{BUCKET}/{tmp_path.name}")
 
 
@@ -276,3 +261,9 @@ def test_a_damaged_bundle_in_object_storage_is_never_served(
     push(store, bundles.paths[0], "night", overwrite=False)
     with running(store.url_of(LATEST), tmp_path, reload_seconds=RELOAD_SECONDS) as server:
         refuses_each(server, bundles, put)
+        assert {event["event"] for event in server.events()} == {
+            "listening",
+            "bundle_served",
+            "bundle_refused",
+        }
+        assert server.end() == 0

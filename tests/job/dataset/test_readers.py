@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job.dataset import jsonlines, readers
+from job.dataset.blocks import Block
 from job.dataset.columns import Columns, Parsed
-from job.dataset.sources import Block
 
 COLUMNS = Columns(names=("text", "label"), text=0, label=1)
 

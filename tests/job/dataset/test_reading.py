@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from job.dataset import DataSpec, Rows, Summary, TooManyRejected, read, sources
+from job.dataset import DataSpec, Rows, Summary, TooManyRejected, read
+from job.dataset.blocks import read_blocks
 from serving.errors import DataError, ExitCode
 
 TEXT_FORMATS = ["tsv", "csv", "jsonl", "fasttext"]
@@ -88,7 +89,7 @@ def rejects(summary: Summary) -> list[tuple[int, str]]:
 @pytest.fixture(params=[1, 7, 64, None], ids=lambda size: f"{size or 'default'}-byte-blocks")
 def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
     if request.param is not None:
-        monkeypatch.setattr(sources, "BLOCK_BYTES", request.param)
+        monkeypatch.setattr("job.dataset.blocks.BLOCK_BYTES", request.param)
     return request.param
 
 
@@ -383,8 +384,8 @@ def test_an_unclosed_quote_rejects_every_line_it_swallows(tmp_path: Path, block_
 
 def test_a_record_longer_than_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unclosed quote at the start of a huge file would otherwise fill the memory."""
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 16)
-    monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 64)
+    monkeypatch.setattr("job.dataset.blocks.BLOCK_BYTES", 16)
+    monkeypatch.setattr("job.dataset.blocks.MAX_RECORD_BYTES", 64)
     path = put(tmp_path / "data.csv", b'text,label\na,x\n"b,y\n' + b"c,z\n" * 100)
     with pytest.raises(DataError, match=r"data\.csv:3: .*close the quote"):
         load(path)
@@ -445,7 +446,7 @@ def test_results_keep_the_order_of_the_rows(
     tmp_path: Path, file_format: str, num_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads finish in any order; the same seed would then give another model each time."""
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 64)
+    monkeypatch.setattr("job.dataset.blocks.BLOCK_BYTES", 64)
     rows = [(f"text {i}", str(i % 3)) for i in range(300)]
     for part in range(3):
         data = encode(rows[part * 100 : part * 100 + 100], file_format)
@@ -466,13 +467,13 @@ def test_results_keep_the_order_of_the_rows(
 
 def test_only_a_window_of_blocks_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file larger than memory would otherwise be held whole while its first blocks are processed."""
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 16)
+    monkeypatch.setattr("job.dataset.blocks.BLOCK_BYTES", 16)
     path = put(tmp_path / "data.tsv", encode([(f"text {i}", "x") for i in range(500)], "tsv"))
     yielded = 0
     finished = 0
     lead = 0
     lock = threading.Lock()
-    original = sources.read_blocks
+    original = read_blocks
 
     def counting(*args: Any) -> Any:
         nonlocal yielded, lead
@@ -546,7 +547,7 @@ def test_data_without_a_good_row_is_refused(tmp_path: Path, data: bytes, expecte
 
 def test_an_error_in_process_stops_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the next stage must arrive as it is, and not after the whole data was read."""
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 16)
+    monkeypatch.setattr("job.dataset.blocks.BLOCK_BYTES", 16)
     path = put(tmp_path / "data.tsv", encode([(f"text {i}", "x") for i in range(500)], "tsv"))
     calls = 0
 
@@ -591,7 +592,7 @@ def test_damaged_files_end_in_rows_or_in_a_data_error(
         path = put(tmp_path / f"data{EXTENSIONS[file_format]}", damage(source))
         outcomes = []
         for size in (64, 8 << 20):
-            monkeypatch.setattr(sources, "BLOCK_BYTES", size)
+            monkeypatch.setattr("job.dataset.blocks.BLOCK_BYTES", size)
             try:
                 rows, summary = load(path, format=file_format)
                 outcomes.append((rows, rejects(summary)))

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.dataset import DataSpec, Rows, Summary, jsonlines, read, readers, sources
+from job.dataset import DataSpec, Rows, Summary, jsonlines, read, readers
+from job.dataset.blocks import Block
 from job.dataset.columns import Columns
-from job.dataset.sources import Block
 from job.dataset.weights import to_numbers
 from serving.errors import DataError
 
@@ -75,7 +75,7 @@ def test_every_format_gives_each_row_its_weight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, block_bytes: int
 ) -> None:
     """If it failed, the same data would train another model in another format."""
-    monkeypatch.setattr(sources, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("job.dataset.blocks.BLOCK_BYTES", block_bytes)
     blocks, summary = load(put(tmp_path, extension, GOOD))
     assert weights_of(blocks) == [
         (text, weight) for (_, text, _), weight in zip(GOOD, WEIGHTS.tolist(), strict=True)

@@ -1,32 +1,12 @@
 """An ASGI application, called without a network."""
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-
-@dataclass(frozen=True)
-class Reply:
-    """What the application answered."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def error(self) -> str:
-        assert list(self.json) == ["error"]
-        text = self.json["error"]
-        assert isinstance(text, str)
-        return text
+from tests.answer import Answer
 
 
 def call(
@@ -35,7 +15,7 @@ def call(
     path: str,
     parts: Iterable[bytes] = (b"",),
     headers: Mapping[str, str] | None = None,
-) -> Reply:
+) -> Answer:
     """A request whose body comes in parts; a client that leaves where they end early."""
     waiting = list(parts)
     sent: list[Message] = []
@@ -64,7 +44,8 @@ def call(
     asyncio.run(_run(app, scope, receive, send))
     start = sent[0]
     head = {name.decode().lower(): value.decode() for name, value in start["headers"]}
-    return Reply(start["status"], head, b"".join(each.get("body", b"") for each in sent[1:]))
+    body = b"".join(each.get("body", b"") for each in sent[1:])
+    return Answer(status=start["status"], headers=head, body=body)
 
 
 async def _run(app: ASGIApp, *arguments: Any) -> None:

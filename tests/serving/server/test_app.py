@@ -20,7 +20,8 @@ from serving.server.log import Log
 from serving.server.metrics import Metrics
 from serving.server.service import Service
 from serving.server.settings import ServerSettings, server_settings
-from tests.serving.server.asgi import Reply, call
+from tests.answer import Answer
+from tests.serving.server.asgi import call
 
 TEXTS = ["w1 w2 café", "", "w3 東京 unknown"]
 INFER = "/v2/models/bowsprit/infer"
@@ -62,7 +63,7 @@ def request(*texts: str, **fields: Any) -> bytes:
     return json.dumps({"inputs": [tensor], **fields}).encode()
 
 
-def infer(server: Server, body: bytes, path: str = INFER, **headers: str) -> Reply:
+def infer(server: Server, body: bytes, path: str = INFER, **headers: str) -> Answer:
     return call(server.app, "POST", path, [body], headers)
 
 

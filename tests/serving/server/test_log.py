@@ -1,7 +1,9 @@
 """The server's log: whole lines, for people and for machines, and never in a request's way."""
 
+import errno
 import io
 import json
+import os
 import re
 import time
 from typing import Any
@@ -141,20 +143,37 @@ def test_lines_are_written_whole_in_pieces_that_a_pipe_does_not_mix() -> None:
     assert [json.loads(line)["texts"] for line in "".join(stream.pieces).splitlines()] == list(range(100))
 
 
-class Broken(io.StringIO):
-    """A stream that nobody reads any more."""
+class Failing(io.StringIO):
+    """A stream that takes nothing while an error is set."""
 
-    def write(self, _text: str) -> int:
-        raise BrokenPipeError
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.error: OSError | None = OSError(number, os.strerror(number))
+        self.refused = 0
+
+    def write(self, text: str) -> int:
+        if self.error is not None:
+            self.refused += 1
+            raise self.error
+        return super().write(text)
 
 
-def test_a_log_that_nobody_reads_stops_nothing() -> None:
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_a_log_that_nobody_takes_stops_nothing(number: int) -> None:
     """If it failed, a full disk under a log would end the server."""
-    log = Log(Broken(), for_people=False)
+    stream = Failing(number)
+    log = Log(stream, for_people=False)
     log.event("listening")
     log.start()
     log.access(access())
+    deadline = time.monotonic() + 10
+    while stream.refused < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert stream.refused == 2
+    stream.error = None
+    log.event("ended")
     log.close()
+    assert json.loads(stream.getvalue())["event"] == "ended"
 
 
 def test_lines_that_are_not_taken_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
