@@ -15,7 +15,8 @@ def _start() -> ExitCode:
     stop = Stop()
     stop.on(*ALWAYS)
     try:
-        from job.main import main, open_missing_streams
+        with stop.deferred():  # what is imported may not be left in the middle: some of it aborts then
+            from job.main import main, open_missing_streams
 
         open_missing_streams()
         return main(sys.argv[1:], os.environ, stop)

@@ -43,8 +43,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stop: Stop) -> ExitCod
     except Interrupted as error:
         ending = Ending(exit_code=ExitCode.INTERRUPTED, error=type(error).__name__, message=str(error))
     except Exception as error:  # noqa: BLE001 - the last resort, which gives the traceback and code 1
-        structlog.get_logger().exception("bug", advice="this is our mistake: please report the traceback")
-        ending = Ending(exit_code=ExitCode.BUG, error=type(error).__name__, message=str(error))
+        if stop.signal_name is not None:
+            # A library made an error of its own of what the signal raised in it.
+            ending = Ending(
+                exit_code=ExitCode.INTERRUPTED, error=Interrupted.__name__, message=str(stop.interrupted())
+            )
+        else:
+            structlog.get_logger().exception("bug", advice="this is our mistake: please report the traceback")
+            ending = Ending(exit_code=ExitCode.BUG, error=type(error).__name__, message=str(error))
     stop.ignore()  # a signal that comes now does not change how the run ended
     result = result_of(facts, ending, time.perf_counter() - start)
     _tell(ending, result if command is Command.TRAIN else None, for_people=for_people)
@@ -56,8 +62,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stop: Stop) -> ExitCod
 def _train(settings: Settings, facts: Facts, stop: Stop, *, for_people: bool) -> None:
     stop.on(signal.Signals[f"SIG{settings.preempt_signal}"])
     # Only now, so that help and a wrong setting are answered at once: torch takes seconds to import.
-    from job.run import run
-    from job.telling.output import Output
+    with stop.deferred():
+        from job.run import run
+        from job.telling.output import Output
 
     run(settings, Output(for_people, facts), stop)
 

@@ -53,8 +53,12 @@ class Stop:
     def check(self, saved: str | None = None) -> None:
         """Raises Interrupted where a signal came; its message says `saved`, or else `self.saved`."""
         if self.signal_name is not None:
-            known = saved or self.saved or "nothing was published"
-            raise Interrupted(f"interrupted by {self.signal_name}: {known}; run it again")
+            raise self.interrupted(saved)
+
+    def interrupted(self, saved: str | None = None) -> Interrupted:
+        """What a signal that came is told by."""
+        known = saved or self.saved or "nothing was published"
+        return Interrupted(f"interrupted by {self.signal_name}: {known}; run it again")
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_name is not None:
