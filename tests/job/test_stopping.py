@@ -23,10 +23,15 @@ def stop() -> Iterator[Stop]:
 
 def test_a_signal_during_imports_waits_for_their_end(stop: Stop) -> None:
     """If it failed, a module would be left in the middle, and torch ends the process by SIGABRT then."""
-    reached = False
-    with pytest.raises(Interrupted, match="interrupted by SIGTERM"), stop.deferred():
-        os.kill(os.getpid(), signal.SIGTERM)
-        reached = True
+    reached = []
+
+    def begin() -> None:
+        with stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("the end")
+
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        begin()
     assert reached
 
 
