@@ -10,7 +10,7 @@ from export import triton
 from serving.bundle import FILES, open_bundle
 from serving.command import Parser, exit_codes, run_command, start, tell_failed_gate
 from serving.errors import ExitCode
-from serving.storage import is_url
+from serving.storage.store import is_url
 
 
 def main(argv: Sequence[str]) -> ExitCode:

@@ -22,8 +22,8 @@ from serving.bundle import (
     onnx_metadata,
     strings_to_jsonl,
 )
-from serving.features import FeatureSpec
-from serving.parity import Rung, Tolerance
+from serving.features.specification import FeatureSpec
+from serving.parity.rungs import Rung, Tolerance
 from serving.weights import Parameters
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 from serving.bundle import FILES
 from serving.errors import ArtifactError
-from serving.published import Commit, bundle_prefix, commit_versions, read_commit
-from serving.storage import Store
+from serving.storage.published import Commit, bundle_prefix, commit_versions, read_commit
+from serving.storage.store import Store
 
 _UPLOADED = re.compile(r"v[0-9]+-[^/]+/([^/]+)")
 """A file of an upload, relative to the run's name."""

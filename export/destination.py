@@ -11,8 +11,8 @@ from export.committed import committed_keys
 from export.publish import LATEST
 from serving.bundle import FILES
 from serving.errors import PlatformError
-from serving.published import Pointer, current, read_latest
-from serving.storage import Store, is_url, naming
+from serving.storage.published import Pointer, current, read_latest
+from serving.storage.store import Store, is_url, naming
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from torch import nn
 
 from export.bundle import Provenance
 from serving.bundle import FILES
-from serving.ladder import Sample, bag_rungs, climb, dense_rungs, samples
-from serving.parity import Rung, Tolerance
-from serving.reference import Bags, Reference
+from serving.parity.ladder import Sample, bag_rungs, climb, dense_rungs, samples
+from serving.parity.reference import Bags, Reference
+from serving.parity.rungs import Rung, Tolerance
+from serving.parity.verify import golden_rung, reference_of, torchscript_rungs
 from serving.session import BowModel, Provider
-from serving.verify import golden_rung, reference_of, torchscript_rungs
 from serving.weights import Parameters
 
 
@@ -29,7 +29,7 @@ def climb_all(
     *,
     provider: Provider | None = None,
 ) -> list[Rung]:
-    """Every rung; whether they hold is for `serving.parity.check` to say.
+    """Every rung; whether they hold is for `serving.parity.rungs.check` to say.
 
     The reference is float64 arithmetic on the parameters in memory, so that no file vouches for itself.
 

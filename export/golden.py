@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.features import WHITESPACE, features, tokens_of
-from serving.golden import GoldenExample
-from serving.reference import Reference
+from serving.features.specification import WHITESPACE, features, tokens_of
+from serving.parity.golden import GoldenExample
+from serving.parity.reference import Reference
 from serving.weights import Parameters
 
 NUM_EXAMPLES = 64

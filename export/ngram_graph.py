@@ -2,7 +2,7 @@
 
 A chunk of texts is taken as the codes of its code points, one row a text, with boundaries around; then as
 one row of numbers, in which the boundaries keep texts and tokens apart. All steps but the first are
-arithmetic and lookups of whole numbers (see `serving.lookup`), the same in every runtime.
+arithmetic and lookups of whole numbers (see `serving.features.lookup`), the same in every runtime.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,10 +22,10 @@ from export.chunks import (
 )
 from export.graph import Graph, nodes
 from export.weighting_graph import add_weights
-from serving.code_points import WORD_RANGES
-from serving.features import FeatureSpec
-from serving.levels import NO_NUMBER
-from serving.lookup import APOSTROPHE_CODES, BOUNDARY, UNKNOWN, Tables
+from serving.features.code_points import WORD_RANGES
+from serving.features.levels import NO_NUMBER
+from serving.features.lookup import APOSTROPHE_CODES, BOUNDARY, UNKNOWN, Tables
+from serving.features.specification import FeatureSpec
 
 WORD = "[" + "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in WORD_RANGES) + "]"
 """Matches a code point that stands in words, in RE2's syntax; RE2's own classes go by its own Unicode."""

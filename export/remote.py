@@ -23,7 +23,7 @@ from pathlib import Path
 from export.committed import committed_keys, newest_passed
 from serving.bundle import FILES, open_bundle
 from serving.errors import PlatformError, SettingsError
-from serving.published import (
+from serving.storage.published import (
     LATEST,
     Commit,
     Pointer,
@@ -36,7 +36,7 @@ from serving.published import (
     read_commit,
     read_latest,
 )
-from serving.storage import Store
+from serving.storage.store import Store
 
 _MENDED = 5
 """How often `latest` is looked at where other jobs remove, or publish, what it should name meanwhile."""

@@ -24,8 +24,8 @@ from export.committed import Held, own_commit, published
 from export.remote import mend_latest
 from serving.bundle import FILES
 from serving.errors import ArtifactError
-from serving.published import LATEST, commit_key, read_latest, read_pointer
-from serving.storage import Object, Store
+from serving.storage.published import LATEST, commit_key, read_latest, read_pointer
+from serving.storage.store import Object, Store
 
 _POINTER_BYTES = 1 << 14
 """No pointer is larger, and an object that is need not be read."""

@@ -16,8 +16,8 @@ from onnx import TensorProto
 from export import ngram_graph, token_graph
 from export.graph import Graph, value
 from export.onnx_file import OnnxFile
-from serving.features import FeatureSpec
-from serving.lookup import Tables
+from serving.features.lookup import Tables
+from serving.features.specification import FeatureSpec
 
 Float32 = npt.NDArray[np.float32]
 

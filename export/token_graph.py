@@ -26,7 +26,7 @@ from export.chunks import (
     matches_all,
 )
 from export.graph import Graph, nodes
-from serving.features import WHITESPACE
+from serving.features.specification import WHITESPACE
 
 
 def _character_class(code_points: Sequence[int]) -> str:

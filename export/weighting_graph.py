@@ -9,8 +9,8 @@ from onnx import TensorProto
 
 from export.chunks import Weighted
 from export.graph import Graph
-from serving.features import FeatureSpec
-from serving.lookup import Tables
+from serving.features.lookup import Tables
+from serving.features.specification import FeatureSpec
 
 TINY = np.float64(1e-100)
 """Less than any root of a sum of squares, and no divisor that makes a number infinite."""

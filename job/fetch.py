@@ -16,7 +16,7 @@ import structlog
 from job.corpus.scratch import cache_errors
 from job.dataset import DataSpec
 from serving.errors import DataError
-from serving.storage import Object, Store, is_url
+from serving.storage.store import Object, Store, is_url
 
 OBJECTS = "objects"
 """The folder in BOW_CACHE_DIR: a folder for each URL, in it the object's content by its version."""

@@ -18,7 +18,7 @@ from job.training.checkpoint import Identity
 from job.training.checkpoints import Checkpoints, Copy
 from job.training.optimizer import Optimizer
 from job.training.trainer import Plan
-from serving.storage import Store
+from serving.storage.store import Store
 
 
 def quality_gate(settings: Settings, inputs: Inputs, latest: Path, num_threads: int) -> QualityGate:

@@ -19,7 +19,7 @@ from job.features.vocabulary import Vocabulary
 from job.setting_kinds import TUTORIAL
 from serving.bundle import DataRecord
 from serving.errors import DataError
-from serving.features import PLAIN, FeatureSpec, tokenize
+from serving.features.specification import PLAIN, FeatureSpec, tokenize
 
 
 @dataclass(frozen=True, kw_only=True)

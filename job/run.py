@@ -44,7 +44,7 @@ from job.training.defaults import complete
 from job.training.learn import Means, learn
 from serving.bundle import FILES, open_bundle
 from serving.errors import PlatformError
-from serving.parity import Rung, Tolerance, check
+from serving.parity.rungs import Rung, Tolerance, check
 from serving.quality import read_failed_gate
 from serving.weights import Parameters
 

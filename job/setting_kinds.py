@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 from pydantic import BeforeValidator, Field
 
 from serving.settings.kinds import Form
-from serving.storage import is_url
+from serving.storage.store import is_url
 
 PREFIX = "BOW_"
 TUTORIAL = "tutorial"

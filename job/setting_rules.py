@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from job.features.specification import feature_spec
 from job.setting_kinds import TUTORIAL, env_name
 from job.training import class_weights
-from serving.storage import is_url, url_problem
+from serving.storage.store import is_url, url_problem
 
 if TYPE_CHECKING:
     from job.settings import Settings

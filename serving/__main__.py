@@ -19,12 +19,12 @@ def main(argv: Sequence[str]) -> ExitCode:
 
 
 def _verify(arguments: argparse.Namespace) -> ExitCode:
-    from serving.parity import by_name, check
-    from serving.table import rungs_table
+    from serving.parity.rungs import by_name, check
+    from serving.parity.table import rungs_table
 
     name, endpoint = arguments.name, arguments.against
     if endpoint is None:
-        from serving.verify import verify
+        from serving.parity.verify import verify
 
         verdict = verify(arguments.bundle, expected_id=arguments.expect, with_torch=arguments.torch)
         runtimes = "the files do"

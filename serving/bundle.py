@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from serving.errors import ArtifactError
-from serving.features import FeatureSpec
+from serving.features.specification import FeatureSpec
 
 SCHEMA_VERSION = 1
 """Raised when a reader of the last version could misread a bundle of the next."""

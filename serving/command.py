@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from serving.errors import BowspritError, ExitCode, SettingsError
 from serving.quality import read_failed_gate
-from serving.storage import is_url, url_problem
+from serving.storage.store import is_url, url_problem
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,7 +119,7 @@ def _at_hand(arguments: argparse.Namespace) -> Iterator[None]:
     if not is_url(arguments.bundle):
         yield
         return
-    from serving.published import fetched
+    from serving.storage.published import fetched
 
     with fetched(arguments.bundle, arguments.files) as folder:
         arguments.bundle = folder

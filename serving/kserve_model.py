@@ -21,7 +21,7 @@ from serving.answer import Answer, answer, selection_of
 from serving.errors import BowspritError, DataError, ExitCode
 from serving.predictor import Predictor
 from serving.selection import Selection
-from serving.storage import is_url
+from serving.storage.store import is_url
 
 try:
     from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer, model_server

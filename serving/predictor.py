@@ -8,12 +8,12 @@ import numpy as np
 
 from serving.bundle import FILES, Bundle, check_files, check_id, open_bundle
 from serving.errors import DataError
-from serving.golden import read_golden
-from serving.parity import Tolerance, check, compare
-from serving.reference import Scores
+from serving.parity.golden import read_golden
+from serving.parity.reference import Scores
+from serving.parity.rungs import Tolerance, check, compare
 from serving.selection import Prediction, select
 from serving.session import CPU, Float32, TextModel
-from serving.storage import is_url
+from serving.storage.store import is_url
 
 PIECE = 64
 """Texts that the model is given at a time, those of like length together: the rows of all their words then
@@ -53,11 +53,11 @@ class Predictor:
 
         Raises ArtifactError where the bundle is damaged or another one, ParityError where this onnxruntime
         gives other log-probabilities than the trained model, SettingsError where no provider is usable, and
-        what `serving.storage` raises for a URL.
+        what `serving.storage.store` raises for a URL.
         """
         if not is_url(source):
             return cls._load(Path(source), providers, expected_id)
-        from serving.published import fetched
+        from serving.storage.published import fetched
 
         with fetched(str(source), USED) as folder:
             return cls._load(folder, providers, expected_id)

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 
 from serving.bundle import FILES, read_lines
 from serving.errors import ArtifactError
-from serving.features import PLAIN, FeatureSpec
-from serving.lookup import Lookup, Tables
-from serving.parity import Rung, compare_exactly
+from serving.features.lookup import Lookup, Tables
+from serving.features.specification import PLAIN, FeatureSpec
+from serving.parity.rungs import Rung, compare_exactly
 
 Float32 = npt.NDArray[np.float32]
 

@@ -14,8 +14,8 @@ from job.run import run
 from job.telling.output import Output
 from serving.bundle import FILES, check_files, open_bundle
 from serving.errors import ArtifactError
-from serving.published import fetched
-from serving.storage import Store
+from serving.storage.published import fetched
+from serving.storage.store import Store
 
 REQUESTS = ("info", "find", "cat_file", "pipe_file", "put_file", "get_file", "rm_file")
 """What a store is asked; each is one request or more."""

@@ -16,9 +16,9 @@ from job.dataset import Rows
 from job.features.encoder import TokenEncoder
 from job.features.tokens import NO_TOKEN, tokenize
 from job.features.vocabulary import Vocabulary
-from serving.features import WHITESPACE
-from serving.features import tokenize as reference_tokenize
-from serving.verify import reference_of
+from serving.features.specification import WHITESPACE
+from serving.features.specification import tokenize as reference_tokenize
+from serving.parity.verify import reference_of
 from serving.weights import Parameters
 from tests.export.models import (
     TextSession,

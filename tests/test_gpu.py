@@ -16,9 +16,9 @@ from job.training import batch_stores
 from job.training.batch_stores import BatchesOnTheirWay, kept
 from job.training.optimizer import Optimizer, OptimizerName
 from job.training.trainer import Plan, evaluate, finish, start, train
-from serving.parity import check
+from serving.parity.rungs import check
+from serving.parity.verify import verify
 from serving.predictor import Predictor
-from serving.verify import verify
 from tests.job.training.bags import NUM_LABELS, NUM_WORDS, batches_of, random_bags
 
 pytestmark = [

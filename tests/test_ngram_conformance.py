@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from job.features.tokens import NO_TOKEN, tokenize
-from serving.features import WHITESPACE, FeatureSpec, Tokenizer, features
-from serving.features import tokenize as reference_tokenize
-from serving.lookup import Tables
-from serving.verify import reference_of
+from serving.features.lookup import Tables
+from serving.features.specification import WHITESPACE, FeatureSpec, Tokenizer, features
+from serving.features.specification import tokenize as reference_tokenize
+from serving.parity.verify import reference_of
 from serving.weights import Parameters
 from tests.export.models import TextModelSession, assert_close
 from tests.ngrams import FeatureSession, by_reference, by_training, chosen, read

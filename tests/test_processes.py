@@ -13,8 +13,8 @@ import pytest
 
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
-from serving.parity import check
-from serving.verify import verify
+from serving.parity.rungs import check
+from serving.parity.verify import verify
 
 REPOSITORY = Path(__file__).parents[1]
 WORDS = [f"w{number}é" for number in range(60)]

@@ -29,7 +29,7 @@ from job.corpus.scratch import cache_errors
 from job.dataset import DataSpec, RejectedRow, RejectedRows, find_sources
 from serving.bundle import DataRecord
 from serving.errors import BowspritError
-from serving.features import PLAIN, FeatureSpec
+from serving.features.specification import PLAIN, FeatureSpec
 
 LAYOUT = 3
 """Goes up whenever the files of a corpus, or how texts are read, change: older ones are then made anew."""

@@ -15,7 +15,7 @@ from job.corpus.raw_corpus import RawCorpus
 from job.dataset import Rows
 from job.features.numbering import Numbering
 from job.features.tokens import TokenBlock, tokenize
-from serving.features import PLAIN, FeatureSpec
+from serving.features.specification import PLAIN, FeatureSpec
 
 MIN_WAITING = 1 << 20
 """Entries of the blocks' dictionaries that are waited for at least."""

@@ -12,7 +12,7 @@ from job.corpus.bags import Bags
 from job.corpus.raw_corpus import RawCorpus
 from job.features.encoder import Encoder
 from job.features.weighting import Float32, weighted
-from serving.features import PLAIN, FeatureSpec
+from serving.features.specification import PLAIN, FeatureSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from serving.code_points import LOWER, WORD_RANGES
-from serving.features import APOSTROPHES, WHITESPACE
+from serving.features.code_points import LOWER, WORD_RANGES
+from serving.features.specification import APOSTROPHES, WHITESPACE
 
 SPACE = 0x20
 _NUM_CODE_POINTS = 0x110000

@@ -17,7 +17,7 @@ from job.corpus.raw_corpus import RawCorpus
 from job.features.code_points import Text
 from job.features.sequences import Int64, Sequences, numbers_of, parts_of
 from job.features.tokens import NO_TOKEN
-from serving.features import EDGE
+from serving.features.specification import EDGE
 
 Counted = tuple[Int64, Int64]
 """Keys in ascending order, and how often each was seen."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from serving.features import FeatureSpec
+from serving.features.specification import FeatureSpec
 
 if TYPE_CHECKING:
     from job.settings import Settings

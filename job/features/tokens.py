@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from job.features.code_points import Text, lowered, only_words, without_whitespace
-from serving.features import PLAIN, WHITESPACE, FeatureSpec
+from serving.features.specification import PLAIN, WHITESPACE, FeatureSpec
 
 NO_TOKEN = ""
 """Arrow gives this where two separators meet or a text ends in one; it is never a feature."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.corpus.bags import Bags, offsets_of
-from serving.features import FeatureSpec
+from serving.features.specification import FeatureSpec
 
 Float32 = npt.NDArray[np.float32]
 

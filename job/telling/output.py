@@ -19,8 +19,8 @@ from job.training.metrics import Metrics
 from job.training.train_state import EpochResult
 from job.tutorial import Snapshot
 from serving.bundle import Bundle
-from serving.parity import Rung, by_name
-from serving.table import rungs_table
+from serving.parity.rungs import Rung, by_name
+from serving.parity.table import rungs_table
 
 log = structlog.get_logger()
 

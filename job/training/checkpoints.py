@@ -11,7 +11,7 @@ from job.training import checkpoint
 from job.training.checkpoint import Identity
 from job.training.train_state import TrainState
 from serving.errors import PlatformError, SettingsError
-from serving.storage import Store
+from serving.storage.store import Store
 
 BYTES_PER_SECOND = 100_000_000
 """What a slow disk or a network takes, by which the time for a checkpoint is estimated."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from job.features.specification import feature_spec
 from job.settings import Settings
 from job.training.optimizer import OptimizerName
-from serving.features import PLAIN, FeatureSpec
+from serving.features.specification import PLAIN, FeatureSpec
 
 LEARNING_RATES: dict[OptimizerName, float] = {"adagrad": 0.25, "rmsprop": 0.02, "adam": 0.05, "sgd": 8.0}
 LEARNING_RATES_OF_NORMALIZED: dict[OptimizerName, float] = {

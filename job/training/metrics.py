@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.bundle import MetricsSummary
-from serving.table import plain_table, render
+from serving.parity.table import plain_table, render
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from serving.endpoint.answer import Answer, AnswerError
 from serving.endpoint.client import BINARY, Endpoint, RefusedError, TensorMetadata
 from serving.endpoint.http import Address
-from serving.ladder import SHORT, Rows, Sample, batches
-from serving.parity import Rung, Tolerance, broken, compare, merge
-from serving.verify import GOLDEN_TEXTS, Verdict, read_original
+from serving.parity.ladder import SHORT, Rows, Sample, batches
+from serving.parity.rungs import Rung, Tolerance, broken, compare, merge
+from serving.parity.verify import GOLDEN_TEXTS, Verdict, read_original
 
 INPUT, LOG_PROBS, LABEL = "text", "log_probs", "label"
 BUNDLE_ID, BUNDLE_HEADER = "bundle_id", "bowsprit-bundle"
@@ -33,8 +33,8 @@ def verify_against(path: Path, address: Address, *, expected_id: str | None = No
 
     Raises ArtifactError where the bundle is damaged or not the one with `expected_id`, SettingsError where
     the address is of no endpoint or does not say which model, PlatformError where the endpoint cannot be
-    reached or fails. A rung that does not hold is in the verdict: `serving.parity.check` makes an error of
-    it.
+    reached or fails. A rung that does not hold is in the verdict: `serving.parity.rungs.check` makes an error
+    of it.
     """
     original = read_original(path, expected_id=expected_id)
     endpoint = Endpoint(address)

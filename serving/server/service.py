@@ -12,11 +12,11 @@ from typing import TypeVar
 from serving.bundle import open_bundle
 from serving.errors import BowspritError
 from serving.predictor import Predictor
-from serving.published import fetched
 from serving.server.log import Log
 from serving.server.metrics import Metrics
 from serving.session import usable
-from serving.storage import is_url
+from serving.storage.published import fetched
+from serving.storage.store import is_url
 
 T = TypeVar("T")
 PAUSE_SECONDS = 1.0

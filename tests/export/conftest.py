@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from serving import storage_errors
 from serving.bundle import open_bundle
+from serving.storage import errors as storage_errors
 from tests.objects import train
 
 

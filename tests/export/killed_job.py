@@ -31,8 +31,8 @@ from job.environment import load_settings
 from job.telling.output import Output
 from serving.bundle import FILES, check_files, open_bundle
 from serving.errors import ArtifactError
-from serving.parity import Rung, check
-from serving.verify import verify
+from serving.parity.rungs import Rung, check
+from serving.parity.verify import verify
 
 NAME = "run"
 CHANGES = {

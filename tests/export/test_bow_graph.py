@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 from export import bow_graph
-from serving.parity import Tolerance, compare
-from serving.reference import Scores
+from serving.parity.reference import Scores
+from serving.parity.rungs import Tolerance, compare
+from serving.parity.verify import reference_of
 from serving.session import BowModel
-from serving.verify import reference_of
 from serving.weights import Parameters
 from tests.export.models import random_parameters, words
 

@@ -15,8 +15,8 @@ from export.gate import climb_all
 from job.model import BowClassifier
 from serving.bundle import FILES, DataRecord
 from serving.errors import ArtifactError, ParityError
-from serving.features import FeatureSpec
-from serving.parity import Rung, Tolerance, check
+from serving.features.specification import FeatureSpec
+from serving.parity.rungs import Rung, Tolerance, check
 from serving.weights import Parameters
 
 VOCABULARY = ["me", "gusta", "é", "e\u0301", "日本語", "👍🏽", *(f"w{row}" for row in range(60))]

@@ -10,7 +10,7 @@ from export import text_graph
 from export.limits import GRAPH_BYTES, MAX_BYTES, check_size, text_model_bytes
 from serving.bundle import onnx_metadata
 from serving.errors import ExitCode, SettingsError
-from serving.features import FeatureSpec
+from serving.features.specification import FeatureSpec
 from tests.export.models import words
 
 

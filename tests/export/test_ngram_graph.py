@@ -11,9 +11,9 @@ import pytest
 from export.chunks import MAX_BLOCK, MAX_CHUNK, ROW_ENDS, SHORT_TEXT, Chunking
 from export.limits import GRAPH_BYTES, check_size, text_model_bytes
 from serving.errors import SettingsError
-from serving.features import FeatureSpec, features
-from serving.lookup import BOUNDARY
-from serving.verify import reference_of
+from serving.features.lookup import BOUNDARY
+from serving.features.specification import FeatureSpec, features
+from serving.parity.verify import reference_of
 from serving.weights import Parameters
 from tests.export.models import TextModelSession, assert_close, text_file
 from tests.export.test_text_graph import MEASURE, REPOSITORY

@@ -11,8 +11,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from export.remote import push, settle
 from serving.bundle import FILES
 from serving.errors import PlatformError, SettingsError
-from serving.published import LATEST, current, read_latest
-from serving.storage import Store
+from serving.storage.published import LATEST, current, read_latest
+from serving.storage.store import Store
 from tests.objects import Requests, id_at, memory_url, prefixes
 
 pytestmark = pytest.mark.usefixtures("storage_in_memory")

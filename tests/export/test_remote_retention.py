@@ -15,8 +15,8 @@ from export.remote import push
 from export.remote_retention import remove_old
 from serving.bundle import FILES
 from serving.errors import ArtifactError, PlatformError
-from serving.published import LATEST, current, encode, read_latest
-from serving.storage import Store
+from serving.storage.published import LATEST, current, encode, read_latest
+from serving.storage.store import Store
 from tests.objects import NAMES, Requests, id_at, memory_url, prefixes
 
 pytestmark = pytest.mark.usefixtures("storage_in_memory")

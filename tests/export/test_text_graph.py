@@ -15,9 +15,9 @@ import pytest
 
 from export.chunks import CACHE_CELLS, MAX_CHUNK, MAX_WIDTH, Chunking
 from serving.bundle import onnx_metadata
-from serving.features import FeatureSpec
+from serving.features.specification import FeatureSpec
+from serving.parity.verify import reference_of
 from serving.session import TextModel, session_options, text_signature
-from serving.verify import reference_of
 from serving.weights import Parameters
 from tests.export.models import (
     TextSession,

@@ -13,8 +13,8 @@ import torch
 
 from export import torchscript
 from job.model import BowClassifier, initialize_uniform
-from serving.reference import Bags
-from serving.torchscript import TorchScriptModel
+from serving.parity.reference import Bags
+from serving.parity.torchscript import TorchScriptModel
 
 REPOSITORY = Path(__file__).parents[2]
 EXTRA_FILES = {"vocabulary.jsonl": '"é"\n"👍🏽"\n'.encode(), "labels.jsonl": b'"a"\n"b"\n'}

@@ -16,8 +16,8 @@ from job.run import run
 from job.telling.output import Output
 from serving.bundle import FILES, check_files, open_bundle
 from serving.errors import DataError, SettingsError
-from serving.published import fetched as fetched_bundle
-from serving.storage import Store
+from serving.storage.published import fetched as fetched_bundle
+from serving.storage.store import Store
 from tests.objects import Requests, id_at, memory_url
 
 ROWS = ["where is my parcel\tdelivery", "close my account\taccount", "thanks a lot\tother"] * 20

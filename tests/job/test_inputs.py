@@ -11,7 +11,7 @@ from job.dataset import DataSpec
 from job.features.ngrams import Limits
 from job.inputs import Inputs, read_inputs, read_vocabulary
 from serving.errors import DataError
-from serving.features import PLAIN
+from serving.features.specification import PLAIN
 
 
 def read(tmp_path: Path, vocabulary: Path | None = None, **files: str) -> Inputs:

@@ -16,7 +16,7 @@ from job.stopping import Interrupted, Stop
 from job.telling.output import Output
 from job.training import checkpoints
 from serving.errors import QualityError
-from serving.storage import Store
+from serving.storage.store import Store
 from tests.job.test_run import write_tsv
 from tests.job.training.test_checkpoint import ROWS, StopAfter
 from tests.objects import id_at, memory_url

@@ -14,8 +14,8 @@ from job.run import run
 from job.telling.output import Output
 from serving.bundle import FILES, open_bundle
 from serving.errors import DataError, ParityError, SettingsError, TrainingError
-from serving.parity import check
-from serving.verify import verify
+from serving.parity.rungs import check
+from serving.parity.verify import verify
 
 TEXTS = [
     ("reset my password please", "account"),

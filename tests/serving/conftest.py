@@ -10,8 +10,8 @@ from job.environment import load_settings
 from job.run import run
 from job.telling.output import Output
 from serving.bundle import Bundle, open_bundle
-from serving.parity import check
-from serving.verify import Verdict, verify
+from serving.parity.rungs import check
+from serving.parity.verify import Verdict, verify
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -93,4 +93,4 @@ def bundle(trained: Path) -> Bundle:
 @pytest.fixture
 def shorter_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the longest adversarial text a short one, which saves most of the time of `verify`."""
-    monkeypatch.setattr("serving.adversarial.LONGEST", 2_000)
+    monkeypatch.setattr("serving.parity.adversarial.LONGEST", 2_000)

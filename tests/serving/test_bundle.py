@@ -20,7 +20,7 @@ from serving.bundle import (
     strings_to_jsonl,
 )
 from serving.errors import ArtifactError, ExitCode
-from serving.features import FeatureSpec
+from serving.features.specification import FeatureSpec
 from tests.serving.conftest import WORDS
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from serving.bundle import FILES
 from serving.errors import ArtifactError, ParityError
-from serving.verify import verify
+from serving.parity.verify import verify
 from tests.serving.conftest import hold
 from tests.serving.damage import (
     BIAS,

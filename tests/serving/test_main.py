@@ -363,10 +363,11 @@ def test_no_command_imports_torch(trained: Path, no_torch: Path, arguments: list
 
 def test_no_module_of_serving_imports_torch(no_torch: Path) -> None:
     """If it failed, a program that uses one of them would need torch."""
-    names = [path.stem for path in (REPOSITORY / "serving").glob("*.py") if not path.stem.startswith("__")]
-    assert "torchscript" in names
-    names.remove("kserve_model")  # it needs kserve, which is not here
-    code = "".join(f"import serving.{name}\n" for name in sorted(names))
+    paths = [path for path in (REPOSITORY / "serving").rglob("*.py") if not path.stem.startswith("__")]
+    names = [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in paths]
+    assert "serving.parity.torchscript" in names
+    names.remove("serving.kserve_model")  # it needs kserve, which is not here
+    code = "".join(f"import {name}\n" for name in sorted(names))
     code += "import sys\nassert 'torch' not in sys.modules\n"
     found = subprocess.run(
         [sys.executable, "-c", code], env=environ(no_torch), capture_output=True, check=False, timeout=TIMEOUT

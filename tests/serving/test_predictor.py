@@ -15,9 +15,9 @@ from onnx import numpy_helper
 
 from serving.bundle import FILES, open_bundle
 from serving.errors import ArtifactError, DataError, ParityError, SettingsError
+from serving.parity.reference import Reference
+from serving.parity.verify import read_parameters, reference_of
 from serving.predictor import PIECE, USED, Predictor
-from serving.reference import Reference
-from serving.verify import read_parameters, reference_of
 from tests.serving.conftest import WORDS
 from tests.serving.damage import seal_again
 

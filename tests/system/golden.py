@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from serving.bundle import FILES
-from serving.parity import Tolerance
+from serving.parity.rungs import Tolerance
 
 
 def off_by(share: float, bundle: Path, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from typing import Literal, Self
 import pytest
 from s3fs import S3FileSystem
 
-from serving.storage import Store
+from serving.storage.store import Store
 from tests.system.conftest import Environment
 
 REGION = "eu-central-1"

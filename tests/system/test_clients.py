@@ -29,14 +29,14 @@ import pytest
 from job.environment import load_settings
 from job.run import run
 from job.telling.output import Output
-from serving.adversarial import adversarial_texts, in_batches
 from serving.answer import answer, selection_of
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
-from serving.golden import read_golden
-from serving.parity import Tolerance, check, compare, merge
+from serving.parity.adversarial import adversarial_texts, in_batches
+from serving.parity.golden import read_golden
+from serving.parity.rungs import Tolerance, check, compare, merge
+from serving.parity.verify import read_parameters, reference_of
 from serving.predictor import Predictor
-from serving.verify import read_parameters, reference_of
 from tests.system.conftest import REPOSITORY, Environment
 
 pytestmark = pytest.mark.system

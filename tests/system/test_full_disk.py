@@ -9,8 +9,8 @@ import pytest
 
 from serving.bundle import open_bundle
 from serving.errors import ExitCode
-from serving.parity import check
-from serving.verify import verify
+from serving.parity.rungs import check
+from serving.parity.verify import verify
 from tests.test_processes import REPOSITORY, start, write_data
 
 pytestmark = [

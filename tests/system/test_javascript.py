@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from serving.parity import Tolerance
+from serving.parity.rungs import Tolerance
 from tests.system.conftest import REPOSITORY, has_installed
 from tests.system.golden import off_by
 

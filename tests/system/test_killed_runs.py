@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from serving.bundle import FILES, open_bundle
-from serving.parity import check
-from serving.verify import verify
+from serving.parity.rungs import check
+from serving.parity.verify import verify
 from tests.test_processes import REPOSITORY, start
 
 pytestmark = pytest.mark.system

@@ -17,12 +17,12 @@ from export.remote import push, settle
 from export.remote_retention import remove_old
 from job.main import main
 from job.stopping import Stop
-from serving import storage_errors
 from serving.__main__ import main as serve
 from serving.bundle import open_bundle
 from serving.errors import ArtifactError, ExitCode, PlatformError, SettingsError
-from serving.published import LATEST, current, read_latest
-from serving.storage import Store
+from serving.storage import errors as storage_errors
+from serving.storage.published import LATEST, current, read_latest
+from serving.storage.store import Store
 from tests import objects
 from tests.objects import id_at
 from tests.system.conftest import REPOSITORY

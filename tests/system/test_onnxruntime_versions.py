@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from serving.bundle import FILES, open_bundle
-from serving.reference import Reference
-from serving.verify import read_parameters
+from serving.parity.reference import Reference
+from serving.parity.verify import read_parameters
 from tests.system.conftest import Environment
 
 pytestmark = pytest.mark.system

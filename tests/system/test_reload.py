@@ -14,8 +14,8 @@ import pytest
 from export.remote import push
 from serving.bundle import FILES
 from serving.predictor import Predictor
-from serving.published import LATEST, Pointer, encode
-from serving.storage import Store
+from serving.storage.published import LATEST, Pointer, encode
+from serving.storage.store import Store
 from tests.answer import Answer
 from tests.objects import train
 from tests.serving.damage import Damage, added, in_initializer, in_manifest, seal_again, whole

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from job.features.tokens import NO_TOKEN, tokenize
-from serving.features import WHITESPACE
+from serving.features.specification import WHITESPACE
 
 NEIGHBOURS = [point for low, high in ((0x01, 0x250), (0x1000, 0x4000)) for point in range(low, high)]
 """Every code point whose first byte is that of a separator too, and others."""

@@ -9,7 +9,7 @@ from job.telling.output import Output
 from job.training.class_weights import label_weights
 from serving.bundle import open_bundle
 from serving.errors import DataError, SettingsError
-from serving.verify import read_parameters, reference_of
+from serving.parity.verify import read_parameters, reference_of
 
 LABELS = ["ham", "spam"]
 SUMS = np.array([9.0, 1.0])

@@ -13,7 +13,7 @@ from job.training.defaults import (
     complete,
 )
 from job.training.optimizer import NUM_SLOTS
-from serving.features import FeatureSpec
+from serving.features.specification import FeatureSpec
 
 
 def test_each_choice_is_possible_whatever_the_number_of_rows() -> None:

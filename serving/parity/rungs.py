@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import ParityError
-from serving.reference import Scores
+from serving.parity.reference import Scores
 
 FLOAT32_SLACK = 2.0**-22
 """Four roundings of float32, in units of `Scores.rounding_scale`: what sums in float32 may lose."""

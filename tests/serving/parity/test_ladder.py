@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import ladder
-from serving.adversarial import LOOK_ALIKES, REPETITIONS, adversarial_texts, in_batches
 from serving.bundle import FILES, Bundle
 from serving.errors import ArtifactError
-from serving.features import WHITESPACE
-from serving.ladder import Sample, dense_rungs, samples
-from serving.parity import Tolerance
-from serving.reference import Bags, Reference, Scores
+from serving.features.specification import WHITESPACE
+from serving.parity import ladder
+from serving.parity.adversarial import LOOK_ALIKES, REPETITIONS, adversarial_texts, in_batches
+from serving.parity.ladder import Sample, dense_rungs, samples
+from serving.parity.reference import Bags, Reference, Scores
+from serving.parity.rungs import Tolerance
+from serving.parity.verify import read_parameters
 from serving.session import BowModel, TextModel
-from serving.verify import read_parameters
 from tests.serving.damage import replaced
 
 

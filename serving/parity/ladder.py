@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from serving.adversarial import adversarial_texts, in_batches
 from serving.bundle import FILES
-from serving.parity import Rung, Tolerance, compare, merge
-from serving.reference import Bags, Reference, Scores
+from serving.parity.adversarial import adversarial_texts, in_batches
+from serving.parity.reference import Bags, Reference, Scores
+from serving.parity.rungs import Rung, Tolerance, compare, merge
 from serving.session import CPU, BowModel, TextModel
 from serving.weights import Parameters, compare_weights
 

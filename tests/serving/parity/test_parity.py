@@ -9,9 +9,18 @@ import numpy.typing as npt
 import pytest
 
 from serving.errors import ExitCode, ParityError
-from serving.parity import FLOAT32_SLACK, Rung, Tolerance, by_name, check, compare, compare_exactly, merge
-from serving.reference import Scores
-from serving.table import rungs_table
+from serving.parity.reference import Scores
+from serving.parity.rungs import (
+    FLOAT32_SLACK,
+    Rung,
+    Tolerance,
+    by_name,
+    check,
+    compare,
+    compare_exactly,
+    merge,
+)
+from serving.parity.table import rungs_table
 
 HALVES = np.log([[0.5, 0.5], [0.25, 0.75]])
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.features import WHITESPACE, FeatureSpec, tokenize
-from serving.reference import Reference
+from serving.features.specification import WHITESPACE, FeatureSpec, tokenize
+from serving.parity.reference import Reference
 
 WORDS = ["me", "gusta", "café", "cafe\u0301", "CAFÉ", "a", "東京", "😀", "\ufeff", "\u200b", "a\u200bb", "."]
 NUM_LABELS = 4

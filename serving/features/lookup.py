@@ -6,7 +6,7 @@ that lacks its last part: the number of that one and the part's own make the key
 found by a hash of their codes, and then compared with the codes of the one that was found.
 
 `Tables.of` makes the tables from the vocabulary alone: the exporter writes them, `verify` makes them again.
-`serving.levels` has what goes from table to table.
+`serving.features.levels` has what goes from table to table.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.code_points import LOWER, WORD_RANGES
-from serving.features import APOSTROPHES, EDGE, WHITESPACE, FeatureSpec
-from serving.levels import NO_NUMBER, Int32, Int64, Level, levels, packed_length, packed_levels
+from serving.features.code_points import LOWER, WORD_RANGES
+from serving.features.levels import NO_NUMBER, Int32, Int64, Level, levels, packed_length, packed_levels
+from serving.features.specification import APOSTROPHES, EDGE, WHITESPACE, FeatureSpec
 
 BOUNDARY = 1
 """The code of what separates tokens and stands around texts."""

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from serving.features import EDGE, PLAIN, FeatureSpec, features
-from serving.weighting import weigh
+from serving.features.specification import EDGE, PLAIN, FeatureSpec, features
+from serving.features.weighting import weigh
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import ArtifactError, SettingsError
-from serving.reference import Bags
+from serving.parity.reference import Bags
 
 
 class TorchScriptModel:

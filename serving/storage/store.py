@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import BowspritError, PlatformError, SettingsError
-from serving.storage_errors import is_refused, is_unsupported, tried
+from serving.storage.errors import is_refused, is_unsupported, tried
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 _CONNECTIONS = 8

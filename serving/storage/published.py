@@ -20,7 +20,7 @@ import msgspec
 
 from serving.bundle import FILES
 from serving.errors import ArtifactError
-from serving.storage import Store, naming
+from serving.storage.store import Store, naming
 
 LATEST = "latest"
 _COMMIT = re.compile(r"v([0-9]+)\.json")

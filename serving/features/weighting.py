@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from serving.features import FeatureSpec
+from serving.features.specification import FeatureSpec
 
 Float64 = npt.NDArray[np.float64]
 

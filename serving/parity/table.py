@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from serving.parity import Rung, by_name
+from serving.parity.rungs import Rung, by_name
 
 WIDTH = 100
 """Characters; wider than most need, so that a log file's lines are the same as a terminal's."""

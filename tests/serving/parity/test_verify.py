@@ -7,8 +7,8 @@ import pytest
 
 from serving.bundle import FILES, open_bundle
 from serving.errors import ArtifactError
-from serving.parity import check
-from serving.verify import verify
+from serving.parity.rungs import check
+from serving.parity.verify import verify
 from tests.serving.conftest import NUM_LABELS, NUM_WORDS, hold
 from tests.serving.damage import (
     Damage,

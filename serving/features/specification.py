@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from serving.code_points import LOWER, WORD_RANGES
+from serving.features.code_points import LOWER, WORD_RANGES
 
 WHITESPACE = (
     *range(0x09, 0x0E),
@@ -52,7 +52,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     of letters, marks, numbers and `_` are tokens, apostrophes within them included. `characters`: each code
     point but whitespace is a token."""
     lowercase: bool = False
-    """Code point by code point, before all else, as `serving.code_points.LOWER` says."""
+    """Code point by code point, before all else, as `serving.features.code_points.LOWER` says."""
     word_ngrams: Annotated[int, msgspec.Meta(ge=1, le=3)] = 1
     """The longest word n-gram that is a feature: n tokens in a row."""
     char_ngrams: tuple[Length, Length] | None = None

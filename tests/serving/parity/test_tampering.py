@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundle import FILES
 from serving.errors import ArtifactError, ParityError
-from serving.verify import verify
+from serving.parity.verify import verify
 from tests.serving.conftest import NUM_LABELS, NUM_WORDS, hold
 from tests.serving.damage import (
     BIAS,
@@ -181,7 +181,7 @@ def test_a_weight_in_an_archive_with_an_old_checksum_is_found(copy: Path) -> Non
 
 
 def open_weights(folder: Path) -> Any:
-    from serving.features import PLAIN
+    from serving.features.specification import PLAIN
     from serving.weights import read_safetensors
 
     return read_safetensors(folder, PLAIN)["weight"]

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from serving import storage, storage_errors
 from serving.errors import PlatformError, SettingsError
-from serving.storage import Store, is_url, naming, url_problem
-from serving.storage_errors import ATTEMPTS, tried
+from serving.storage import errors as storage_errors
+from serving.storage import store as storage
+from serving.storage.errors import ATTEMPTS, tried
+from serving.storage.store import Store, is_url, naming, url_problem
 from tests.objects import Requests, memory_url
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -218,9 +219,8 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_a_url_nothing_of_it_is_imported() -> None:
     """If it failed, serving a bundle on this machine would need, and wait for, a storage library."""
-    code = (
-        "import sys, serving.__main__, serving.published; print({'fsspec', 's3fs', 'torch'} & {*sys.modules})"
-    )
+    code = "import sys, serving.__main__, serving.storage.published\n"
+    code += "print({'fsspec', 's3fs', 'torch'} & {*sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from serving.bundle import FILES, Bundle, check_files, check_id, onnx_metadata, open_bundle
 from serving.errors import ArtifactError
-from serving.golden import read_golden
-from serving.ladder import Sample, bag_rungs, climb, dense_rungs, samples
-from serving.parity import Rung, Tolerance, compare
-from serving.reference import Reference, Scores
+from serving.parity.golden import read_golden
+from serving.parity.ladder import Sample, bag_rungs, climb, dense_rungs, samples
+from serving.parity.reference import Reference, Scores
+from serving.parity.rungs import Rung, Tolerance, compare
 from serving.weights import Parameters, read_safetensors
 
 GOLDEN_TOLERANCE = Tolerance(atol=1e-9, rtol=1e-9)
@@ -47,7 +47,7 @@ def verify(path: Path, *, expected_id: str | None = None, with_torch: bool = Fal
     whatever the bundle was published with. `with_torch` adds TorchScript, whose code then runs.
 
     Raises ArtifactError where the bundle is damaged or not the one with `expected_id`. A rung that does not
-    hold is in the verdict: `serving.parity.check` makes an error of it.
+    hold is in the verdict: `serving.parity.rungs.check` makes an error of it.
     """
     original = read_original(path, expected_id=expected_id)
     reference, some, tolerance = original.reference, original.samples, Tolerance()
@@ -103,7 +103,7 @@ def torchscript_rungs(
     folder: Path, reference: Reference, some: Sequence[Sample], tolerance: Tolerance
 ) -> list[Rung]:
     """The rungs of `model.ts`, loaded from disk: both of its methods."""
-    from serving.torchscript import TorchScriptModel
+    from serving.parity.torchscript import TorchScriptModel
 
     model = TorchScriptModel(folder / FILES.torchscript)
     return [

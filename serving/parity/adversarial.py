@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 
-from serving.features import WHITESPACE
+from serving.features.specification import WHITESPACE
 
 LOOK_ALIKES = (0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0x180E, 0x00AD, 0x034F, 0x2800, 0x3164, 0x7F, 0x1B)
 """Code points that look or sound like whitespace, and separate nothing."""

@@ -1,0 +1,1 @@
+"""How a text becomes features, and how the exported graph finds them."""

@@ -1,0 +1,1 @@
+"""Object storage: objects, what goes wrong with them, and the bundles published there."""
