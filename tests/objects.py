@@ -2,7 +2,9 @@
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,28 @@ class Requests:
             return answer
 
         return ask
+
+
+def at_each_request(
+    monkeypatch: pytest.MonkeyPatch, work: Callable[[], None], meanwhile: Callable[[], None]
+) -> Iterator[int]:
+    """The number of each request of `work` before which `meanwhile` came, with what the store holds then.
+
+    It begins with the same content each time; in the end the work was not disturbed.
+    """
+    saved, requests = dict(MemoryFileSystem.store), Requests(monkeypatch)
+    for when in count(1):
+        MemoryFileSystem.store.clear()
+        MemoryFileSystem.store.update(saved)
+        requests.names.clear()
+        requests.before = partial(_at, when, meanwhile)
+        work()
+        requests.before = lambda _number, _name: None
+        if len(requests.names) < when:
+            return
+        yield when
+
+
+def _at(when: int, action: Callable[[], None], number: int, _name: str) -> None:
+    if number == when:
+        action()

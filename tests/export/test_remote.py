@@ -2,18 +2,16 @@
 
 import contextlib
 import shutil
-from itertools import count
 from pathlib import Path
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from export.remote import push, settle
 from serving.bundle import FILES
 from serving.errors import PlatformError, SettingsError
 from serving.storage.published import LATEST, current, read_latest
 from serving.storage.store import Store
-from tests.objects import Requests, id_at, memory_url, prefixes
+from tests.objects import Requests, at_each_request, id_at, memory_url, prefixes
 
 pytestmark = pytest.mark.usefixtures("storage_in_memory")
 
@@ -209,21 +207,11 @@ def test_a_retry_leaves_latest_to_what_is_published_meanwhile(
     assert behind is not None
     push(store, bundles[1], "retried", overwrite=False)
     store.write(LATEST, behind)
-    saved, requests = dict(MemoryFileSystem.store), Requests(monkeypatch)
 
-    def publish(number: int, _name: str) -> None:
-        if number == when:
-            push(store, bundles[2], "meanwhile", overwrite=False)
+    def publish() -> None:
+        push(store, bundles[2], "meanwhile", overwrite=False)
 
-    for when in count(1):
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.store.update(saved)
-        requests.names.clear()
-        requests.before = publish
-        settle(store, "retried")
-        requests.before = lambda _number, _name: None
-        if len(requests.names) < when:
-            break
+    for when in at_each_request(monkeypatch, lambda: settle(store, "retried"), publish):
         assert id_at(f"{store.url}/{LATEST}") == ids[2], when
     assert id_at(f"{store.url}/{LATEST}") == ids[1]
 

@@ -17,7 +17,7 @@ from serving.bundle import FILES
 from serving.errors import ArtifactError, PlatformError
 from serving.storage.published import LATEST, current, encode, read_latest
 from serving.storage.store import Store
-from tests.objects import NAMES, Requests, id_at, memory_url, prefixes
+from tests.objects import NAMES, Requests, at_each_request, id_at, memory_url, prefixes
 
 pytestmark = pytest.mark.usefixtures("storage_in_memory")
 
@@ -314,21 +314,11 @@ def test_what_is_published_while_latest_is_mended_stays_in_service(
     At each request of the job that moves `latest` away from a removed bundle, another one publishes.
     """
     latest_is_gone(store)
-    saved, requests = dict(MemoryFileSystem.store), Requests(monkeypatch)
 
-    def publish(number: int, _name: str) -> None:
-        if number == when:
-            push(store, bundles[1], "meanwhile", overwrite=False)
+    def publish() -> None:
+        push(store, bundles[1], "meanwhile", overwrite=False)
 
-    for when in count(1):
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.store.update(saved)
-        requests.names.clear()
-        requests.before = publish
-        remote.mend_latest(store)
-        requests.before = lambda _number, _name: None
-        if len(requests.names) < when:
-            break
+    for when in at_each_request(monkeypatch, lambda: remote.mend_latest(store), publish):
         assert read_latest(store) == current(store, "meanwhile").pointer, when  # type: ignore[union-attr]
     assert read_latest(store) == current(store, NIGHTS[-1]).pointer  # type: ignore[union-attr]
     assert when > 10
