@@ -30,13 +30,6 @@ SHORT_TEXT = 200
 """Bytes that a text in a full chunk may have at least, where features are n-grams."""
 
 
-CHUNKS: dict[str, tuple[int, list[int | str]]] = {
-    "chunks": (TensorProto.INT64, ["m", "s"]),
-    "all_texts": (TensorProto.STRING, ["t"]),
-}
-"""The texts of m chunks, as places among some texts: an empty one stands in those after the last."""
-
-
 def at_most_bytes(limit: int) -> str:
     """Matches a text of at most `limit` UTF-8 bytes; RE2 repeats at most 1,000 times, so in steps of that."""
     steps, rest = divmod(limit, 1000)
@@ -92,37 +85,45 @@ def matches_all(graph: Graph, texts: str, pattern: str) -> str:
     return graph.add("ReduceMin", graph.add("RegexFullMatch", texts, pattern=pattern), keepdims=1)
 
 
+def matches_any_number(graph: Graph, texts: str, pattern: str, num_texts: str) -> str:
+    """The same of any number of texts, which is given, int64 [1]: there is no least of none."""
+    matches = graph.add("Cast", graph.add("RegexFullMatch", texts, pattern=pattern), to=TensorProto.INT64)
+    return graph.add("Equal", graph.add("ReduceSum", matches, keepdims=1), num_texts)
+
+
 def add_chunks_by_length(graph: Graph, chunking: Chunking) -> None:
-    """The outputs `CHUNKS`, with chunks as large as the longest of the texts allows."""
-    one, several = Graph(f"{graph.prefix}one/"), Graph(f"{graph.prefix}several/")
-    one.add("Identity", one.constant([[0]]), output=f"{one.prefix}chunks")
-    one.add("Identity", "text", output=f"{one.prefix}all_texts")
+    """`num_texts`, int64 [1], and `chunks`, int64 [m, s]: the places of the texts, a chunk a row.
+
+    The chunks are as large as the longest text allows, and there are none of no texts. In the places that are
+    left over the last text stands again.
+    """
+    graph.add("Shape", "text", output="num_texts")
+    one, several = Graph("one/"), Graph("several/")
+    one.add("Identity", one.constant([[0]]), output="one/chunks")
     _add_several_chunks(several, chunking)
     graph.add_if(
-        graph.add("Equal", graph.add("Size", "text"), graph.constant(1)),
+        graph.add("Equal", "num_texts", graph.constant([1])),
         then=one,
         otherwise=several,
-        outputs=CHUNKS,
+        outputs={"chunks": (TensorProto.INT64, ["m", "s"])},
     )
 
 
 def _add_several_chunks(graph: Graph, chunking: Chunking) -> None:
-    """The same for any number of texts; for none, one chunk of one empty text."""
+    """The same for any number of texts."""
     one = graph.constant([1])
-    empty = graph.constant(np.array([""], dtype=object))
-    texts = graph.add("Concat", "text", empty, axis=0, output=f"{graph.prefix}all_texts")
-    short = matches_all(graph, texts, at_most_bytes(chunking.short_bytes))
-    medium = matches_all(graph, texts, at_most_bytes(chunking.medium_bytes))
+    short = matches_any_number(graph, "text", at_most_bytes(chunking.short_bytes), "num_texts")
+    medium = matches_any_number(graph, "text", at_most_bytes(chunking.medium_bytes), "num_texts")
     longer = graph.add("Where", medium, graph.constant([chunking.medium_size]), one)
     most = graph.add("Where", short, graph.constant([chunking.size]), longer)
-    num_texts = graph.add("Shape", "text")
-    number = graph.add("Max", _quotient(graph, num_texts, most), one)
+    number = _quotient(graph, "num_texts", most)
     # The chunks are of one size, so that no more places are left over than there are chunks.
-    size = graph.add("Max", _quotient(graph, num_texts, number), one)
+    size = _quotient(graph, "num_texts", graph.add("Max", number, one))
     end = graph.add("Squeeze", graph.add("Mul", number, size))
-    places = graph.add("Min", graph.add("Range", graph.constant(0), end, graph.constant(1)), num_texts)
+    places = graph.add("Range", graph.constant(0), end, graph.constant(1))
+    within = graph.add("Min", places, graph.add("Sub", "num_texts", one))
     shape = graph.add("Concat", number, size, axis=0)
-    graph.add("Reshape", places, shape, output=f"{graph.prefix}chunks")
+    graph.add("Reshape", within, shape, allowzero=1, output=f"{graph.prefix}chunks")
 
 
 def _quotient(graph: Graph, dividend: str, divisor: str) -> str:
@@ -132,13 +133,10 @@ def _quotient(graph: Graph, dividend: str, divisor: str) -> str:
 
 
 def add_loop(graph: Graph, body: Graph, num_labels: int) -> None:
-    """`log_probs`, float32 [N, K], by a body that `chunk_body` began and `add_log_probs` ended.
-
-    It goes through the `CHUNKS`.
-    """
+    """`log_probs`, float32 [N, K], by a body for a chunk, which `add_log_probs` ended."""
     chunks = graph.add(
         "Loop",
-        graph.add("Squeeze", graph.add("Shape", "chunks", end=1)),
+        graph.add("Shape", f"{graph.prefix}chunks", end=1),
         "",
         body=body.build(
             inputs=[value("chunk/index", TensorProto.INT64, []), value("chunk/go", TensorProto.BOOL, [])],
@@ -149,7 +147,7 @@ def add_loop(graph: Graph, body: Graph, num_labels: int) -> None:
         ),
     )  # [m, s, K]
     rows = graph.add("Reshape", chunks, graph.constant([-1, num_labels]))
-    graph.add("Slice", rows, graph.constant([0]), graph.add("Shape", "text"), output="log_probs")
+    graph.add("Slice", rows, graph.constant([0]), "num_texts", output=f"{graph.prefix}log_probs")
 
 
 def chunk_body() -> Graph:
@@ -157,9 +155,9 @@ def chunk_body() -> Graph:
     return Graph("chunk/")
 
 
-def add_chunk_texts(graph: Graph) -> str:
+def add_chunk_texts(graph: Graph, chunks: str) -> str:
     """The texts of the chunk: string [s], s > 0."""
-    return graph.add("Gather", "all_texts", graph.add("Gather", "chunks", "chunk/index"))
+    return graph.add("Gather", "text", graph.add("Gather", chunks, "chunk/index"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +184,7 @@ def add_log_probs(body: Graph, features: Weighted, chunking: Chunking, num_label
     Where c * T is more than a block, c is 1.
     """
     at_once = Graph("at_once/")
-    _add_weighted_sum(at_once, features.ids, features.values, "at_once/sums")
+    add_weighted_sum(at_once, features.ids, features.values, "at_once/sums")
     in_blocks = Graph("in_blocks/")
     _sum_in_blocks(in_blocks, features, chunking.block, num_labels)
     (sums,) = body.add_if(
@@ -199,7 +197,7 @@ def add_log_probs(body: Graph, features: Weighted, chunking: Chunking, num_label
         sums = body.add("Div", sums, features.norms)
     if features.num_groups:
         sums = body.add("ReduceSum", sums, body.constant([1]), keepdims=0)
-    _add_log_softmax(body, sums, "chunk/log_probs")
+    add_log_softmax(body, sums, "chunk/log_probs")
     body.add("Identity", "chunk/go", output="chunk/go_on")
 
 
@@ -214,7 +212,7 @@ def _sum_in_blocks(graph: Graph, features: Weighted, block: int, num_labels: int
     last = body.constant([-1])
     ids = body.add("Slice", features.ids, start, end, last)
     values = features.values and body.add("Slice", features.values, start, end, last)
-    _add_weighted_sum(body, ids, values, "block/own")
+    add_weighted_sum(body, ids, values, "block/own")
     body.add("Add", "block/sums", "block/own", output="block/sums_out")
     body.add("Identity", "block/go", output="block/go_on")
     graph.add(
@@ -237,7 +235,7 @@ def _sum_in_blocks(graph: Graph, features: Weighted, block: int, num_labels: int
     )
 
 
-def _add_weighted_sum(graph: Graph, ids: str, values: str | None, output: str) -> None:
+def add_weighted_sum(graph: Graph, ids: str, values: str | None, output: str) -> None:
     """The rows of A that the ids name, times their values, summed in float64: [c, K] or [c, G, K]."""
     rows = graph.add("Cast", graph.add("Gather", "weight", ids), to=TensorProto.DOUBLE)  # [c, T, K]
     if values is None:
@@ -246,7 +244,7 @@ def _add_weighted_sum(graph: Graph, ids: str, values: str | None, output: str) -
         graph.add("MatMul", values, rows, output=output)
 
 
-def _add_log_softmax(graph: Graph, sums: str, output: str) -> None:
+def add_log_softmax(graph: Graph, sums: str, output: str) -> None:
     """log softmax(sums + b), float32 [n, K], of float64 sums.
 
     The largest logit is taken off in float64; what is left loses no more than its last bit in float32,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from export.token_graph import has_two_lookups
 from serving.errors import SettingsError
 
 MAX_BYTES = 2**31 - 1
@@ -18,13 +19,19 @@ def text_model_bytes(token_bytes: npt.NDArray[np.int64], labels: Sequence[str]) 
 
     token_bytes: the UTF-8 bytes of each word, [V].
     """
-    # A row of A, a word and its id; the two have a tag of one byte each and a number of at most five.
-    per_word = 4 * len(labels) + token_bytes + 12
+    # A word and its id have a tag of one byte each and a number of at most five.
+    lookup = _sums(token_bytes + 12)
+    number = np.arange(len(lookup))
+    lookups = lookup * np.where(has_two_lookups(number, _sums(token_bytes)), 2, 1)
     # Labels stand in a tensor and, as JSON, in the metadata, where a byte takes at most six.
     fixed = GRAPH_BYTES + 4 * len(labels) + sum(16 + 8 * (len(label.encode()) + 12) for label in labels)
-    sizes = np.full(len(token_bytes) + 1, fixed, dtype=np.int64)
-    sizes[1:] += np.cumsum(per_word)
-    return sizes
+    rows = 4 * len(labels) * number  # of A
+    return fixed + rows + lookups
+
+
+def _sums(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of the first 0 to V of them: [V + 1]."""
+    return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
 
 
 def check_size(
@@ -48,7 +55,8 @@ def check_size(
             "BOW_MAX_WORD_NGRAMS and BOW_MAX_VOCABULARY to about "
             f"{int(len(token_bytes) * max_bytes / sizes[-1]):,} features in all"
         )
-    fitting = int(np.searchsorted(sizes, max_bytes, side="right")) - 1
+    # One word more may make a model smaller: the one with which there is only one lookup.
+    fitting = int(np.flatnonzero(sizes <= max_bytes).max(initial=0))
     if fitting < 1:
         raise SettingsError(
             f"BOW_TRAIN_DATA: {len(labels):,} labels are too many for one ONNX file of at most {max_bytes:,} "

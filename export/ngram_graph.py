@@ -37,7 +37,7 @@ def add(main: Graph, tables: Tables, spec: FeatureSpec, num_labels: int) -> None
     chunking = Chunking.of_ngrams(num_labels, num_kinds)
     add_chunks_by_length(main, chunking)
     body = chunk_body()
-    ids = add_feature_ids(body, add_chunk_texts(body), tables, only_words=spec.tokenizer == "words")
+    ids = add_feature_ids(body, add_chunk_texts(body, "chunks"), tables, only_words=spec.tokenizer == "words")
     weighted = add_weights(body, ids, tables, spec) if spec.is_weighted else Weighted(ids=ids)
     add_log_probs(body, weighted, chunking, num_labels)
     add_loop(main, body, num_labels)

@@ -1,8 +1,9 @@
 """`model.onnx`: raw text in, log-probabilities out, in operators of stock onnxruntime builds.
 
-A Loop takes the texts in chunks (`export.chunks`): the ids of their features are found, their rows of A
-gathered and summed in float64, and the sums normalized. Tokens of `str.split()` are found in one way, all
-other features in another (`export.token_graph`, `export.ngram_graph`).
+The ids of the texts' features are found, their rows of A gathered and summed in float64, and the sums
+normalized, in a Loop over chunks of the texts (`export.chunks`) or for a few texts at once. Tokens of
+`str.split()` are found in one way, all other features in another (`export.token_graph`,
+`export.ngram_graph`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ def build(
     num_labels = len(labels)
     main = Graph()
     if features is None:
-        token_graph.add(main, num_labels)
+        token_graph.add(main, num_labels, vocabulary)
     else:
         ngram_graph.add(main, features.tables, features.spec, num_labels)
     main.add("Gather", "labels", main.add("ArgMax", "log_probs", axis=1, keepdims=0), output="label")

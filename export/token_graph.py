@@ -1,29 +1,32 @@
 """`model.onnx` where features are the tokens of `str.split()`: looked up as strings (LabelEncoder).
 
-There are two ways to a chunk's tokens, which give the same:
+There are two ways to the tokens of some texts, which give the same. StringSplit is three times as fast as
+Tokenizer, but separates at U+0020 alone: so a regular expression looks first whether any other whitespace is
+there.
 
-- the fast one takes a batch of few, short texts whose only whitespace is U+0020, as one chunk: StringSplit is
-  three times as fast as Tokenizer but separates at U+0020 alone, so a regular expression looks first;
-- the general one takes everything else, in chunks.
-
-The lookup stands in the Loop, for both: it is what takes memory, 350 bytes a word, and time to load.
+And there are two ways through the graph. A few short texts are one chunk, and need no Loop over chunks, which
+takes a quarter of one text's time. Each way has a lookup of its own, and that is what takes memory and time
+to load: of a large vocabulary there is only one, in the Loop.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto
 
 from export.chunks import (
-    CHUNKS,
     Chunking,
     Weighted,
     add_chunk_texts,
     add_chunks_by_length,
     add_log_probs,
+    add_log_softmax,
     add_loop,
+    add_weighted_sum,
+    at_most_bytes,
     chunk_body,
     matches_all,
+    matches_any_number,
 )
 from export.graph import Graph, nodes
 from serving.features.specification import WHITESPACE
@@ -37,72 +40,88 @@ SEPARATOR = f"[{_character_class(WHITESPACE)}]"
 ONLY_SPACES = f"[^{_character_class([point for point in WHITESPACE if point != 0x20])}]*"
 """Matches a text whose whitespace is U+0020 alone, in RE2's syntax."""
 
+MAX_SECOND_LOOKUP = 24 << 20
+"""Bytes of memory that a second lookup may take."""
+LOOKUP_BYTES = 350
+"""What it takes for a word, beside the word itself, which is held twice."""
 
-def add(main: Graph, num_labels: int) -> None:
-    """Adds `log_probs`, float32 [N, K], of `text`; `fill_lookups` then gives the lookup its words."""
+
+def has_two_lookups(num_words: Any, num_bytes: Any) -> Any:
+    """Whether so many words, of so many bytes in UTF-8 together, have two: for numbers, or arrays of them."""
+    return LOOKUP_BYTES * num_words + 2 * num_bytes <= MAX_SECOND_LOOKUP
+
+
+def add(main: Graph, num_labels: int, vocabulary: Sequence[str]) -> None:
+    """Adds `log_probs`, float32 [N, K], of `text`; `fill_lookups` then gives the lookups their words."""
     chunking = Chunking.of_tokens(num_labels)
-    _add_fast_tokens(main, chunking)
+    if not has_two_lookups(len(vocabulary), sum(len(word.encode()) for word in vocabulary)):
+        _add_chunks(main, chunking, num_labels)
+        return
     whole, cut = Graph("whole/"), Graph("cut/")
-    whole.add("Identity", whole.constant([[0]]), output="whole/chunks")  # one chunk, and its tokens are there
-    whole.add("Identity", whole.constant(np.array([""], dtype=object)), output="whole/all_texts")
-    add_chunks_by_length(cut, chunking)
-    main.add_if("is_fast", then=whole, otherwise=cut, outputs=CHUNKS)
+    _add_whole(whole)
+    _add_chunks(cut, chunking, num_labels)
+    main.add_if(
+        _is_one_chunk(main, chunking),
+        then=whole,
+        otherwise=cut,
+        outputs={"log_probs": (TensorProto.FLOAT, ["N", num_labels])},
+    )
+
+
+def _is_one_chunk(graph: Graph, chunking: Chunking) -> str:
+    """Whether there are some texts, no more than a chunk has, and all of them short: bool [1]."""
+    number = graph.add("Shape", "text")
+    clipped = graph.add("Clip", number, graph.constant(1), graph.constant(chunking.size))
+    short = matches_any_number(graph, "text", at_most_bytes(chunking.short_bytes), number)
+    return graph.add("And", graph.add("Equal", number, clipped), short, output="is_one_chunk")
+
+
+def _add_whole(graph: Graph) -> None:
+    """The log-probabilities of all texts, at once."""
+    add_weighted_sum(graph, _add_ids(graph, "text"), None, f"{graph.prefix}sums")
+    add_log_softmax(graph, f"{graph.prefix}sums", f"{graph.prefix}log_probs")
+
+
+def _add_chunks(graph: Graph, chunking: Chunking, num_labels: int) -> None:
+    """The same in a Loop over chunks."""
+    add_chunks_by_length(graph, chunking)
     body = chunk_body()
-    split = Graph("split/")
-    split.add("Identity", "tokens", output="split/chunk_tokens")
-    (tokens,) = body.add_if(
-        "is_fast",
-        then=split,
-        otherwise=_tokenized_chunk(),
-        outputs={"chunk_tokens": (TensorProto.STRING, ["c", "t"])},
-    )
-    ids = body.add("LabelEncoder", tokens, domain="ai.onnx.ml")
+    ids = _add_ids(body, add_chunk_texts(body, f"{graph.prefix}chunks"))
     add_log_probs(body, Weighted(ids=ids), chunking, num_labels)
-    add_loop(main, body, num_labels)
+    add_loop(graph, body, num_labels)
 
 
-def fill_lookups(graph: GraphProto, vocabulary: Sequence[str]) -> None:
-    """Gives the lookup its words, last of all: graphs are copied while they are put together.
-
-    What the vocabulary lacks, padding too, has the id V.
-    """
-    (lookup,) = (node for node in nodes(graph) if node.op_type == "LabelEncoder")
-    words = [word.encode() for word in vocabulary]
-    lookup.attribute.add(name="keys_strings", type=AttributeProto.STRINGS, strings=words)
-    lookup.attribute.add(name="values_int64s", type=AttributeProto.INTS, ints=range(len(words)))
-    lookup.attribute.add(name="default_int64", type=AttributeProto.INT, i=len(words))
-
-
-def _add_fast_tokens(graph: Graph, chunking: Chunking) -> None:
-    """`tokens`, string [N, T], of a batch that the fast way takes, and `is_fast`, bool [1]: if it does."""
-    num_texts = graph.add("Size", "text")
-    clipped = graph.add("Clip", num_texts, graph.constant(1), graph.constant(chunking.size))
-    few = Graph("few/")
-    # With a limit on its splits, StringSplit leaves the rest of a longer text whole in one more column.
-    tokens = few.add("StringSplit", "text", maxsplit=chunking.width, output=["few/tokens", "few/lengths"])
-    narrow = few.add("LessOrEqual", few.add("Shape", tokens, start=1), few.constant([chunking.width]))
-    few.add("And", narrow, matches_all(few, "text", ONLY_SPACES), output="few/is_fast")
-    many = Graph("many/")
-    many.add("Identity", many.constant(np.empty((0, 0), dtype=object)), output="many/tokens")
-    many.add("Identity", many.constant([False]), output="many/is_fast")
-    graph.add_if(
-        graph.add("Equal", num_texts, clipped),
-        then=few,
-        otherwise=many,
-        outputs={"tokens": (TensorProto.STRING, ["n", "t"]), "is_fast": (TensorProto.BOOL, [1])},
-    )
-
-
-def _tokenized_chunk() -> Graph:
-    graph = Graph("tokenize/")
-    graph.add(
+def _add_ids(graph: Graph, texts: str) -> str:
+    """The ids of the tokens of c texts, c > 0: int64 [c, T], V in all other places."""
+    split, tokenized = Graph(f"{graph.prefix}split/"), Graph(f"{graph.prefix}tokenized/")
+    split.add("StringSplit", texts, output=[f"{split.prefix}tokens", f"{split.prefix}lengths"])
+    tokenized.add(
         "Tokenizer",
-        add_chunk_texts(graph),
+        texts,
         domain="com.microsoft",
         mark=0,
         mincharnum=1,
         pad_value="",
         separators=[SEPARATOR],
-        output="tokenize/chunk_tokens",
+        output=f"{tokenized.prefix}tokens",
     )
-    return graph
+    (tokens,) = graph.add_if(
+        matches_all(graph, texts, ONLY_SPACES),
+        then=split,
+        otherwise=tokenized,
+        outputs={"tokens": (TensorProto.STRING, ["c", "t"])},
+    )
+    return graph.add("LabelEncoder", tokens, domain="ai.onnx.ml")
+
+
+def fill_lookups(graph: GraphProto, vocabulary: Sequence[str]) -> None:
+    """Gives the lookups their words, last of all: graphs are copied while they are put together.
+
+    What the vocabulary lacks, padding too, has the id V.
+    """
+    words = [word.encode() for word in vocabulary]
+    for node in nodes(graph):
+        if node.op_type == "LabelEncoder":
+            node.attribute.add(name="keys_strings", type=AttributeProto.STRINGS, strings=words)
+            node.attribute.add(name="values_int64s", type=AttributeProto.INTS, ints=range(len(words)))
+            node.attribute.add(name="default_int64", type=AttributeProto.INT, i=len(words))

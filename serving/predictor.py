@@ -15,7 +15,7 @@ from serving.selection import Prediction, select
 from serving.session import CPU, Float32, TextModel
 from serving.storage.store import is_url
 
-PIECE = 64
+PIECE = 48
 """Texts that the model is given at a time, those of like length together: the rows of all their words then
 stay in the processor's cache, and short texts are not padded to a long one's length."""
 USED = (FILES.golden, FILES.labels, FILES.text_model)

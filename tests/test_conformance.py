@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
+from export import token_graph
+from export.chunks import Chunking
 from job.corpus.bags import Bags
 from job.corpus.collect import collect, tokenize_rows
 from job.corpus.corpus import encode
@@ -29,7 +31,7 @@ from tests.export.models import (
 )
 
 LARGE_BATCH = 8192
-"""Texts of a batch that takes the general path; those of the fast path are at most 256."""
+"""Texts of a batch that is cut into chunks; those that are taken at once are at most 256."""
 SEED = 7
 NUM_FUZZED = 100_000
 
@@ -105,7 +107,9 @@ def every_code_point() -> CodePoints:
         labels=["0", "low", "high", "random"],
     )
     bags = reference_of(parameters).bags(texts)
-    session = TextSession(parameters)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_graph, "MAX_SECOND_LOOKUP", 1 << 40)  # both ways through the graph know all words
+        session = TextSession(parameters)
     return CodePoints(texts=texts, parameters=parameters, session=session, ids=bags.ids, offsets=bags.offsets)
 
 
@@ -126,7 +130,8 @@ def test_the_text_model_and_the_reference_agree_on_every_code_point(
     # Any separator but U+0020 would send its batch along the general path.
     rows = [row for row, text in enumerate(case.texts) if not (fast and text in others)]
     runs = [case.session.run(batch) for batch in batches([case.texts[row] for row in rows], [batch_size])]
-    assert {is_fast for _, _, is_fast in runs} == {fast}
+    assert {ways.is_one_chunk for _, _, ways in runs} == {fast}
+    assert {split for _, _, ways in runs for split in ways.split} == ({True} if fast else {True, False})
     log_probs = np.concatenate([found for found, _, _ in runs])
 
     sums = np.add.reduceat(parameters.weight.T[case.ids].astype(np.float64), case.offsets[:-1])[rows]
@@ -151,8 +156,8 @@ def test_each_separator_takes_the_path_that_knows_it() -> None:
     session, reference = TextSession(parameters), reference_of(parameters)
     for separator in map(chr, (*WHITESPACE, 0x200B, 0xFEFF, 0xE9)):
         texts = ["left right", f"left{separator}right", "leftéright", f"{separator}right{separator}", ""]
-        log_probs, _, is_fast = session.run(texts)
-        assert is_fast == (separator == " " or not separator.isspace()), repr(separator)
+        log_probs, _, ways = session.run(texts)
+        assert ways.split == [separator == " " or not separator.isspace()], repr(separator)
         assert_close(log_probs, reference.score(texts).log_probs)
         np.testing.assert_array_equal(counts(log_probs), reference.bow(texts))
 
@@ -214,16 +219,16 @@ def test_the_text_model_counts_the_words_of_fuzzed_texts(fuzzed: list[str], only
     session, bags = TextSession(parameters), reference_of(parameters).bags(texts)
     expected = np.zeros((len(texts), len(PARTS)), np.int64)
     np.add.at(expected, (np.repeat(np.arange(len(texts)), np.diff(bags.offsets)), bags.ids), 1)
-    found, paths = [], []
+    found: list[npt.NDArray[np.int64]] = []
+    splits: set[bool] = set()
+    size = Chunking.of_tokens(len(parameters.labels)).size
     for batch in batches(texts, [LARGE_BATCH, 1, 7, 256, 300]):
-        log_probs, _, is_fast = session.run(batch)
+        log_probs, _, ways = session.run(batch)
         found.append(counts(log_probs))
-        paths.append((len(batch), is_fast))
+        assert ways.is_one_chunk == (len(batch) <= size)
+        splits |= set(ways.split)
     np.testing.assert_array_equal(np.concatenate(found), expected)
-    if only_spaces:
-        assert all(is_fast == (size <= 256) for size, is_fast in paths)
-    else:
-        assert {(LARGE_BATCH, False), (256, False)} <= set(paths)
+    assert splits == {True, only_spaces}
 
 
 @pytest.mark.parametrize("num_labels", [2, 150])

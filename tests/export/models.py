@@ -1,13 +1,13 @@
 """Models to export: random weights over words that are easy to count, and sessions of their text models."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from export import text_graph
 from export.graph import value
@@ -83,24 +83,78 @@ class TextModelSession:
         return found[0], found[1].tolist()
 
 
+class Ways(NamedTuple):
+    """How a batch went through a text model."""
+
+    is_one_chunk: bool
+    """All of it at once, without the Loop."""
+    split: list[bool]
+    """For each chunk: whether StringSplit took it, rather than Tokenizer."""
+
+
 class TextSession:
-    """A text model in onnxruntime that also tells whether a batch took the fast path."""
+    """A text model in onnxruntime that also tells which ways a batch took."""
 
     def __init__(self, parameters: Parameters) -> None:
         model = text_model(parameters)
-        # A value within the graph: as an output too it can be seen.
-        model.graph.output.append(value("is_fast", TensorProto.BOOL, [1]))
+        # Values within the graph: as outputs too they can be seen.
+        self._is_told = ["split"]
+        decision = _node(model.graph, "If", holding="whole/")
+        if decision is None:
+            _see_chunks(model.graph, "split")
+        else:
+            whole, cut = sorted(
+                (each.g for each in decision.attribute), key=lambda graph: graph.name == "cut/"
+            )
+            whole.output.append(value(_split_of(whole), TensorProto.BOOL, [1]))
+            _see_chunks(cut, "cut/split")
+            decision.output.append("split")
+            model.graph.output.append(value("split", TensorProto.BOOL, ["m"]))
+            model.graph.output.append(value("is_one_chunk", TensorProto.BOOL, [1]))
+            self._is_told.append("is_one_chunk")
         self._session = ort.InferenceSession(
             model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
         )
 
-    def run(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[str], bool]:
-        """The log-probabilities, the labels, and whether the batch took the fast path."""
+    def run(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[str], Ways]:
+        """The log-probabilities, the labels, and the ways that the batch took."""
         strings = np.empty(len(texts), dtype=object)
         strings[:] = texts
-        found: Any = self._session.run(["log_probs", "label", "is_fast"], {"text": strings})
-        log_probs, labels, is_fast = found
-        return log_probs, labels.tolist(), bool(is_fast[0])
+        found: Any = self._session.run(["log_probs", "label", *self._is_told], {"text": strings})
+        log_probs, labels, split, *is_one_chunk = found
+        return (
+            log_probs,
+            labels.tolist(),
+            Ways([each.item() for each in is_one_chunk] == [True], split.tolist()),
+        )
+
+
+def _node(graph: GraphProto, op: str, *, holding: str) -> NodeProto | None:
+    """The node of a kind in whose graphs, or their nodes' kinds, there is something of that name."""
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == op else ():
+            if holding == attribute.g.name or any(inner.op_type == holding for inner in attribute.g.node):
+                return node
+    return None
+
+
+def _split_of(graph: GraphProto) -> str:
+    """The value that says whether StringSplit takes the texts."""
+    node = _node(graph, "If", holding="StringSplit")
+    assert node is not None
+    return str(node.input[0])
+
+
+def _see_chunks(graph: GraphProto, name: str) -> None:
+    """Gives a graph with the Loop over chunks one more output: `_split_of` every chunk."""
+    loop = _node(graph, "Loop", holding="LabelEncoder")
+    assert loop is not None
+    (body,) = (attribute.g for attribute in loop.attribute)
+    body.output.append(value(_split_of(body), TensorProto.BOOL, [1]))
+    loop.output.append(f"{name}/rows")
+    graph.node.append(helper.make_node("Constant", [], [f"{name}/flat"], value_ints=[-1]))
+    graph.node.append(helper.make_node("Reshape", [f"{name}/rows", f"{name}/flat"], [name]))
+    graph.output.append(value(name, TensorProto.BOOL, ["m"]))
 
 
 def assert_close(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float64]) -> None:

@@ -115,3 +115,13 @@ def test_a_model_that_fits_is_not_refused() -> None:
     """If it failed, a model at the limit could not be trained."""
     token_bytes = np.full(100, 5)
     check_size(token_bytes, ["a", "b"], max_bytes=int(text_model_bytes(token_bytes, ["a", "b"])[-1]))
+
+
+def test_the_estimate_knows_how_many_lookups_a_vocabulary_has() -> None:
+    """If it failed, a vocabulary just beyond those with two would be refused, or one just below not be."""
+    vocabulary = [f"word{row}" for row in range(80_000)]
+    sizes = text_model_bytes(token_bytes_of(vocabulary), ["a", "b"])
+    (edge,) = np.flatnonzero(np.diff(sizes) < 0)
+    for number in (edge, edge + 1):
+        real = real_size(vocabulary[:number], ["a", "b"])
+        assert real <= sizes[number] <= real + GRAPH_BYTES + 16 * number

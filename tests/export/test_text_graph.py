@@ -1,5 +1,6 @@
 """`model.onnx`: right on every path through the graph, small in memory, fast, and the same bytes twice."""
 
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from export import token_graph
 from export.chunks import CACHE_CELLS, MAX_CHUNK, MAX_WIDTH, Chunking
+from export.graph import nodes
 from serving.bundle import onnx_metadata
 from serving.features.specification import FeatureSpec
 from serving.parity.verify import reference_of
@@ -21,6 +24,7 @@ from serving.session import TextModel, session_options, text_signature
 from serving.weights import Parameters
 from tests.export.models import (
     TextSession,
+    Ways,
     assert_close,
     counting_parameters,
     counts,
@@ -47,15 +51,27 @@ def text_of_bytes(num_bytes: int, *, separator: str = " ") -> str:
 
 
 def assert_agrees(
-    session: TextSession, parameters: Parameters, texts: list[str], *, fast: bool | None = None
+    session: TextSession, parameters: Parameters, texts: list[str], *, ways: Ways | None = None
 ) -> None:
     """The log-probabilities are the reference's, the labels are the first of the largest."""
-    log_probs, labels, is_fast = session.run(texts)
+    log_probs, labels, found = session.run(texts)
     assert log_probs.dtype == np.float32
     assert log_probs.shape == (len(texts), len(parameters.labels))
     assert_close(log_probs, reference_of(parameters).score(texts).log_probs)
     assert labels == [parameters.labels[best] for best in log_probs.argmax(axis=1)]
-    assert fast is None or is_fast == fast
+    assert ways is None or found == ways
+
+
+def expected_ways(texts: list[str], chunking: Chunking) -> Ways:
+    """The ways that texts should take."""
+    longest = max((len(text.encode()) for text in texts), default=0)
+    is_one_chunk = 0 < len(texts) <= chunking.size and longest <= chunking.short_bytes
+    most = chunking.size if longest <= chunking.short_bytes else chunking.medium_size
+    most = most if longest <= chunking.medium_bytes else 1
+    number = -(-len(texts) // most)
+    size = -(-len(texts) // max(1, number))
+    chunks = [texts[row * size : (row + 1) * size] or texts[-1:] for row in range(number)]
+    return Ways(is_one_chunk, [not any(re.search(r"[^\S ]", text) for text in chunk) for chunk in chunks])
 
 
 @pytest.mark.parametrize("num_labels", LABELS)
@@ -65,11 +81,26 @@ def test_every_row_gets_the_references_log_probs_in_batches_of_any_size(
 ) -> None:
     """If it failed, a batch of some size would lose a row, gain one, or answer one row with another's."""
     parameters = random_parameters(num_labels, VOCABULARY)
-    session, size = TextSession(parameters), Chunking.of_tokens(num_labels).size
+    session, chunking = TextSession(parameters), Chunking.of_tokens(num_labels)
+    size = chunking.size
     for number in {0, 1, 7, 256, 300 if num_labels <= 150 else 8, size - 1, size, size + 1, 2 * size + 1}:
         texts = [text_of(row % 9, separator=separator, first=row) for row in range(number)]
-        fast = 0 < number <= size and (separator == " " or not any(separator in text for text in texts))
-        assert_agrees(session, parameters, texts, fast=fast)
+        assert_agrees(session, parameters, texts, ways=expected_ways(texts, chunking))
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
+def test_a_large_vocabulary_is_looked_up_in_one_place(
+    monkeypatch: pytest.MonkeyPatch, separator: str
+) -> None:
+    """If it failed, a model of millions of words would take twice the memory, or answer otherwise."""
+    monkeypatch.setattr(token_graph, "MAX_SECOND_LOOKUP", 0)
+    parameters = random_parameters(77, VOCABULARY)
+    assert [node.op_type for node in nodes(text_model(parameters).graph)].count("LabelEncoder") == 1
+    session, chunking = TextSession(parameters), Chunking.of_tokens(77)
+    for number in (0, 1, 7, chunking.size, chunking.size + 1):
+        texts = [text_of(row % 9, separator=separator, first=row) for row in range(number)]
+        expected = expected_ways(texts, chunking)._replace(is_one_chunk=False)
+        assert_agrees(session, parameters, texts, ways=expected)
 
 
 @pytest.mark.parametrize("num_labels", LABELS)
@@ -90,11 +121,9 @@ def test_texts_at_the_edges_of_the_chunks_are_whole(num_labels: int, separator: 
     ]
     others = [text_of(3, first=row) for row in range(chunking.size + 3)]
     for edge in edges:
-        num_tokens = len(edge.split())
-        fast = separator == " " and num_tokens <= chunking.width
-        assert_agrees(session, parameters, [edge], fast=fast)
+        assert_agrees(session, parameters, [edge], ways=expected_ways([edge], chunking))
         beside = [*others[: chunking.size // 2], edge, *others[chunking.size // 2 :]]
-        assert_agrees(session, parameters, beside, fast=False)
+        assert_agrees(session, parameters, beside, ways=expected_ways(beside, chunking))
 
 
 def test_a_text_that_passes_all_limits_is_summed_in_blocks_without_a_seam() -> None:
@@ -110,8 +139,8 @@ def test_a_text_of_100_000_tokens_is_summed_whole_beside_others(num_labels: int)
     """If it failed, one pasted book among short texts would spoil a request."""
     parameters = random_parameters(num_labels, VOCABULARY)
     session, book = TextSession(parameters), text_of(100_000)
-    assert_agrees(session, parameters, [book], fast=False)
-    assert_agrees(session, parameters, ["w1", book, "", "w2"], fast=False)
+    assert_agrees(session, parameters, [book], ways=Ways(False, [True]))
+    assert_agrees(session, parameters, ["w1", book, "", "w2"], ways=Ways(False, [True] * 4))
 
 
 def test_each_word_of_a_thousand_texts_of_all_lengths_is_counted_once() -> None:
@@ -183,8 +212,10 @@ def test_a_vocabulary_of_one_word_works() -> None:
     """If it failed, BOW_MAX_VOCABULARY=1 or a tiny data set would end in a model that cannot be loaded."""
     parameters = random_parameters(2, ["only"])
     session = TextSession(parameters)
-    assert_agrees(session, parameters, ["only", "only only", "other", "", "only\tother"], fast=False)
-    assert_agrees(session, parameters, ["only", "only only", "other", ""], fast=True)
+    assert_agrees(
+        session, parameters, ["only", "only only", "other", "", "only\tother"], ways=Ways(True, [False])
+    )
+    assert_agrees(session, parameters, ["only", "only only", "other", ""], ways=Ways(True, [True]))
 
 
 def test_labels_of_any_characters_come_back_as_they_were() -> None:
@@ -246,8 +277,8 @@ def test_large_weights_overflow_nothing() -> None:
         labels=["a", "b"],
     )
     session = TextSession(parameters)
-    assert_agrees(session, parameters, ["up", "down down", "up down", ""], fast=True)
-    assert_agrees(session, parameters, ["up", "down\tdown", "up down", ""], fast=False)
+    assert_agrees(session, parameters, ["up", "down down", "up down", ""], ways=Ways(True, [True]))
+    assert_agrees(session, parameters, ["up", "down\tdown", "up down", ""], ways=Ways(True, [False]))
 
 
 @pytest.mark.parametrize("num_labels", [1, 2, 75, 150, 151, 5000, 19_200, 19_201, 1 << 20, 1 << 23])
