@@ -19,6 +19,22 @@ PROBES = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
 
 
 class Accounts:
+    """What is kept of the requests that were answered: numbers for Prometheus, and lines of the log."""
+
+    def __init__(self, log: Log, metrics: Metrics) -> None:
+        self._log = log
+        self._metrics = metrics
+
+    def add(self, line: Access, *, predicts: bool) -> None:
+        """Counts a request, and logs it."""
+        if predicts:
+            self._metrics.seconds.observe(line.seconds)
+        self._metrics.answered(line.status)
+        if line.path not in PROBES or line.status >= 400:
+            self._log.access(line)
+
+
+class Counted:
     """An ASGI application around others: the one that predicts, and the one for all other paths."""
 
     def __init__(
@@ -27,15 +43,13 @@ class Accounts:
         infer_paths: Collection[str],
         others: ASGIApp,
         service: Service,
-        log: Log,
-        metrics: Metrics,
+        accounts: Accounts,
     ) -> None:
         self._infer = infer
         self._infer_paths = infer_paths
         self._others = others
         self._service = service
-        self._log = log
-        self._metrics = metrics
+        self._accounts = accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the application for the path."""
@@ -60,12 +74,8 @@ class Accounts:
                 raise
             await json_reply({"error": "the server is ending; ask again"}, 503).send(answered)
         finally:
-            seconds = time.perf_counter() - start
-            if scope.get("bowsprit.predicts", False):
-                self._metrics.seconds.observe(seconds)
-            self._metrics.answered(status)
-            if path not in PROBES or status >= 400:
-                self._log.access(_line(scope, status, seconds))
+            line = _line(scope, status, time.perf_counter() - start)
+            self._accounts.add(line, predicts=scope.get("bowsprit.predicts", False))
 
 
 def _line(scope: Scope, status: int, seconds: float) -> Access:

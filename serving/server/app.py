@@ -1,8 +1,9 @@
 """The server's paths: the Open Inference Protocol's, /metrics and /openapi.json."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
+from typing import NamedTuple
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -13,9 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import DataError
 from serving.server import protocol
-from serving.server.accounts import Accounts
+from serving.server.accounts import Accounts, Counted
 from serving.server.batch import Batch
+from serving.server.direct import Direct
 from serving.server.infer import Infer
+from serving.server.infer_path import InferPath
 from serving.server.log import Log
 from serving.server.metrics import CONTENT_TYPE, Metrics
 from serving.server.naming import check_name, check_version, named
@@ -27,15 +30,22 @@ from serving.server.settings import ServerSettings
 INPUTS = [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
 
 
-def application(
-    service: Service, settings: ServerSettings, log: Log, metrics: Metrics, is_alone: Callable[[], bool]
-) -> ASGIApp:
-    """What uvicorn runs.
+class Application(NamedTuple):
+    """Both ways in which requests are answered."""
 
-    is_alone: whether no other request is being answered.
-    """
+    every: ASGIApp
+    """For all of them."""
+    direct: Direct
+    """For predictions that are asked for in one piece."""
+
+
+def application(service: Service, settings: ServerSettings, log: Log, metrics: Metrics) -> Application:
+    """What uvicorn's connections run."""
     errors = Errors(log)
-    infer = Infer(service, settings, metrics, errors, Batch(is_alone))
+    accounts = Accounts(log, metrics)
+    batch = Batch()
+    asked = Infer(settings, metrics)
+    infer = InferPath(asked, service, settings, errors, batch)
     paths = Paths(service, settings, metrics)
     model = "/v2/models/{name}"
     routes = [
@@ -60,7 +70,10 @@ def application(
     known = [route.path.replace("{name}", settings.model_name) for route in routes]
     others.router.default = partial(_not_found, known)
     infer_paths = {f"/v2/models/{settings.model_name}/infer"}
-    return Accounts(infer, infer_paths, others, service, log, metrics)
+    return Application(
+        Counted(infer, infer_paths, others, service, accounts),
+        Direct(asked, service, settings, errors, batch, accounts),
+    )
 
 
 class _Path(Route):

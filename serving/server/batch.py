@@ -17,30 +17,54 @@ MAX_TEXTS = 32
 class _Waiting(NamedTuple):
     predictor: Predictor
     texts: list[str]
-    found: "asyncio.Future[Float32]"
+    found: Callable[[Float32], None]
+    failed: Callable[[Exception], None]
 
 
 class Batch:
     """What waits to be classified in this turn of the event loop."""
 
-    def __init__(self, is_alone: Callable[[], bool]) -> None:
-        """is_alone: whether no other request is being answered, so that there is nothing to wait for."""
-        self._is_alone = is_alone
+    def __init__(self) -> None:
         self._waiting: list[_Waiting] = []
+
+    def add(
+        self,
+        predictor: Predictor,
+        texts: list[str],
+        found: Callable[[Float32], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Calls one of two functions, which raise nothing, in the event loop's next turn at the latest.
+
+        found: with the log-probabilities [N, K] of a request's texts.
+        failed: with what `Predictor.log_probs` raises for them.
+        """
+        request = _Waiting(predictor, texts, found, failed)
+        if len(texts) > MAX_TEXTS // 2:
+            _answer([request])
+            return
+        if not self._waiting:
+            # Behind the requests that are read in this turn: they are asked for theirs first.
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._waiting.append(request)
 
     async def log_probs(self, predictor: Predictor, texts: list[str]) -> Float32:
         """The log-probabilities [N, K] of a request's texts; raises what `Predictor.log_probs` does."""
-        if self._is_alone() or len(texts) > MAX_TEXTS // 2:
-            return predictor.log_probs(texts)
-        loop = asyncio.get_running_loop()
-        if not self._waiting:
-            # Behind the requests that have been read in this turn: they are asked for theirs first.
-            loop.call_soon(self._classify)
-        found: asyncio.Future[Float32] = loop.create_future()
-        self._waiting.append(_Waiting(predictor, texts, found))
-        return await found
+        waits: asyncio.Future[Float32] = asyncio.get_running_loop().create_future()
 
-    def _classify(self) -> None:
+        def found(log_probs: Float32) -> None:
+            if not waits.done():  # its request may have been cancelled
+                waits.set_result(log_probs)
+
+        def failed(error: Exception) -> None:
+            if not waits.done():
+                waits.set_exception(error)
+
+        self.add(predictor, texts, found, failed)
+        return await waits
+
+    def flush(self) -> None:
+        """Classifies what waits now."""
         waiting, self._waiting = self._waiting, []
         some: list[_Waiting] = []
         size = 0
@@ -51,23 +75,23 @@ class Batch:
                 some, size = [], 0
             some.append(each)
             size += len(each.texts)
-        _answer(some)
+        if some:
+            _answer(some)
 
 
 def _answer(some: list[_Waiting]) -> None:
     """Classifies the texts of some requests at once, or, where that fails, apart: each has its own error."""
     try:
         log_probs = some[0].predictor.log_probs([text for each in some for text in each.texts])
-    except Exception as error:  # noqa: BLE001 - raised again where the request is answered
+    except Exception as error:  # noqa: BLE001 - handed to whom the request is answered by
         if len(some) > 1:
             for each in some:
                 _answer([each])
-        elif not some[0].found.done():
-            some[0].found.set_exception(error)
+        else:
+            some[0].failed(error)
         return
     start = 0
     for each in some:
         end = start + len(each.texts)
-        if not each.found.done():  # its request may have been cancelled
-            each.found.set_result(log_probs[start:end])
+        each.found(log_probs[start:end])
         start = end

@@ -274,9 +274,3 @@ def _told(reason: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
     length = str(len(body)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")]
     return headers, body
-
-
-def limited(request_seconds: float, refused: Callable[[int], None]) -> type[Connection]:
-    """The connections of a server in which a request must have come within so many seconds."""
-    fields = {"request_seconds": request_seconds, "refused": staticmethod(refused)}
-    return type("LimitedConnection", (Connection,), fields)

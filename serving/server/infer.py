@@ -1,86 +1,69 @@
-"""POST /v2/models/NAME/infer: texts in, log-probabilities and labels out.
+"""POST /v2/models/NAME/infer: what a request asks, and the answer that it gets.
 
-The one path that is asked thousands of times a second. It speaks ASGI itself: Starlette's objects for a
-request and a response would take as long as classifying a text.
+The one path that is asked thousands of times a second, in two ways: `serving.server.direct` takes what came
+whole at once, `serving.server.infer_path` everything else.
 """
 
-import asyncio
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
-from starlette.types import Receive, Scope, Send
-
-from serving.answer import Answer, answer, answer_of, selection_of
+from serving.answer import Answer, selection_of
 from serving.errors import DataError
 from serving.predictor import Predictor
 from serving.selection import Selection
 from serving.server import protocol
-from serving.server.batch import Batch
-from serving.server.body import read_body
 from serving.server.metrics import Metrics
-from serving.server.naming import named
-from serving.server.replies import BUNDLE_HEADER, Errors, Reply
-from serving.server.service import Service
+from serving.server.replies import BUNDLE_HEADER, Reply
 from serving.server.settings import ServerSettings
 
 INLINE_CHARACTERS = 4096
-"""In all texts of a request: fewer are classified here, with those of other requests, more by a thread, so
-that short requests need not wait for long ones."""
+"""In all texts of a request: fewer are classified by the thread that reads requests, with those of others,
+more by one of several, so that short requests need not wait for long ones."""
 OUTPUTS = ("log_probs", "label")
-_NONE: dict[str, str] = {}
+
+
+class Asked(NamedTuple):
+    """A request for predictions, read."""
+
+    predictor: Predictor
+    call: protocol.Call
+    texts: list[str]
+    wanted: Iterable[str]
+    """Outputs, by name."""
+    selection: Selection | None
 
 
 class Infer:
-    """An ASGI application for this path alone; `path_params` in the scope may name a version."""
+    """From a request's bytes to an answer's, but for the model."""
 
-    def __init__(
-        self, service: Service, settings: ServerSettings, metrics: Metrics, errors: Errors, batch: Batch
-    ) -> None:
-        self._service = service
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._errors = errors
-        self._batch = batch
-        self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="predict")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
-        scope["bowsprit.predicts"] = True
-        try:
-            reply = await self._infer(scope, receive)
-        except Exception as error:  # noqa: BLE001 - told in the answer, and logged where it is ours
-            reply = self._errors.reply(error, scope["path"])
-        await reply.send(send)
+    def asked(self, predictor: Predictor, body: bytes, header_length: str | None) -> Asked:
+        """What a body asks of the bundle that is served; raises DataError where it cannot be answered.
 
-    async def _infer(self, scope: Scope, receive: Receive) -> Reply:
-        limits = self._settings
-        predictor = named(self._service, limits.model_name, scope.get("path_params", _NONE))
-        body, header_length = await read_body(scope, receive, limits.max_request_bytes)
-        scope["bowsprit.received"] = len(body)
-        found = protocol.read(body, header_length, limits.max_texts)
-        texts = _texts(found, limits.max_text_bytes)
+        header_length: the header `Inference-Header-Content-Length`; None where there is none.
+        """
+        found = protocol.read(body, header_length, self._settings.max_texts)
+        texts = _texts(found, self._settings.max_text_bytes)
         wanted = _wanted(found.call)
-        given = await self._answer(predictor, texts, selection_of(found.call.parameters))
-        self._metrics.texts.inc(len(texts))
-        scope["bowsprit.texts"] = len(texts)
+        return Asked(predictor, found.call, texts, wanted, selection_of(found.call.parameters))
+
+    def reply(self, asked: Asked, given: Answer) -> Reply:
+        """The answer, ready to be sent; its texts are counted."""
+        self._metrics.texts.inc(len(asked.texts))
         content, headers = protocol.write(
-            found.call,
-            _tensors(given, wanted),
+            asked.call,
+            _tensors(given, asked.wanted),
             {
-                "model_name": limits.model_name,
-                "model_version": predictor.version,
-                "parameters": {"bundle_id": predictor.bundle_id},
+                "model_name": self._settings.model_name,
+                "model_version": asked.predictor.version,
+                "parameters": {"bundle_id": asked.predictor.bundle_id},
             },
         )
-        headers[BUNDLE_HEADER] = predictor.bundle_id
+        headers[BUNDLE_HEADER] = asked.predictor.bundle_id
         return Reply(200, content, headers)
-
-    async def _answer(self, predictor: Predictor, texts: list[str], selection: Selection | None) -> Answer:
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return answer_of(await self._batch.log_probs(predictor, texts), predictor.labels, selection)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, answer, predictor, texts, selection)
 
 
 def _texts(found: protocol.Request, max_bytes: int) -> list[str]:

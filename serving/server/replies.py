@@ -27,6 +27,11 @@ class Reply:
     content: bytes
     headers: Mapping[str, str]
 
+    def head(self) -> bytes:
+        """Its headers on the wire."""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        return b"%scontent-length: %d\r\n" % (lines.encode("latin-1"), len(self.content))
+
     async def send(self, send: Send) -> None:
         """Sends it."""
         headers = [(name.encode(), value.encode("latin-1")) for name, value in self.headers.items()]

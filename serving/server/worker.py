@@ -20,7 +20,7 @@ import uvloop
 
 from serving.errors import BowspritError
 from serving.server.app import application
-from serving.server.connection import limited
+from serving.server.direct_connection import limited
 from serving.server.log import Log
 from serving.server.metrics import Metrics
 from serving.server.service import Service
@@ -57,11 +57,10 @@ def work(
     logging.getLogger("uvicorn.error").addHandler(_ToLog(log))
     metrics = Metrics()
     service = Service(source, settings.provider_names(), log, metrics)
-    tasks: set[asyncio.Task[None]] = set()
-    app = application(service, settings, log, metrics, is_alone=lambda: len(tasks) < 2)
+    app = application(service, settings, log, metrics)
     config = uvicorn.Config(
-        app,
-        http=limited(settings.request_seconds, metrics.answered),
+        app.every,
+        http=limited(settings.request_seconds, metrics.answered, app.direct),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -76,7 +75,6 @@ def work(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             server = _Server(config, service, log, settings.drain_seconds, parent, loads_first=loads_first)
-            server.server_state.tasks = tasks
             runner.run(_serve(server, service, settings, listener))
     except BowspritError as error:
         log.event("bundle_refused", "error", reason=str(error))

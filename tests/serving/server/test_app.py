@@ -1,49 +1,22 @@
 """The server's paths, called without a network."""
 
-import asyncio
-import io
 import json
 import re
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from starlette.types import ASGIApp
 
 from serving.errors import ArtifactError
 from serving.predictor import Predictor
-from serving.server.app import application
 from serving.server.infer import INLINE_CHARACTERS
-from serving.server.log import Log
-from serving.server.metrics import Metrics
-from serving.server.service import Service
-from serving.server.settings import ServerSettings, server_settings
+from serving.server.settings import server_settings
 from tests.answer import Answer
 from tests.serving.server.asgi import call
+from tests.serving.server.server import INFER, Server, request
 
 TEXTS = ["w1 w2 café", "", "w3 東京 unknown"]
-INFER = "/v2/models/bowsprit/infer"
-
-
-class Server:
-    """A server's parts, and what they logged."""
-
-    def __init__(self, trained: Path, settings: ServerSettings) -> None:
-        self.written = io.StringIO()
-        self.log = Log(self.written, for_people=False)
-        self.metrics = Metrics()
-        self.service = Service(trained, settings.provider_names(), self.log, self.metrics)
-        self.app: ASGIApp = application(self.service, settings, self.log, self.metrics, is_alone=lambda: True)
-
-    def load(self) -> None:
-        asyncio.run(self.service.run(0, is_idle=lambda: True))
-
-    def lines(self) -> list[dict[str, Any]]:
-        self.log.start()
-        self.log.close()
-        return [json.loads(line) for line in self.written.getvalue().splitlines()]
 
 
 @pytest.fixture
@@ -56,11 +29,6 @@ def server(trained: Path) -> Server:
 @pytest.fixture(scope="module")
 def predictor(trained: Path) -> Predictor:
     return Predictor.load(trained)
-
-
-def request(*texts: str, **fields: Any) -> bytes:
-    tensor = {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts}
-    return json.dumps({"inputs": [tensor], **fields}).encode()
 
 
 def infer(server: Server, body: bytes, path: str = INFER, **headers: str) -> Answer:
@@ -340,7 +308,7 @@ def test_each_request_is_a_line_of_the_log_without_its_texts(server: Server) -> 
 
 def test_a_bug_is_told_as_one_and_logged(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, a mistake of ours would be the client's, or leave no trace."""
-    monkeypatch.setattr("serving.server.infer.answer_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("serving.server.infer_path.answer_of", lambda *_: 1 / 0)
     reply = infer(server, request("a"))
     assert reply.status == 500
     assert "report" in reply.error

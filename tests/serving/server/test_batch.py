@@ -32,13 +32,11 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def together(
-    requests: list[tuple[Predictor, list[str]]], *, alone: bool = False
-) -> list[Float32 | BaseException]:
+def together(requests: list[tuple[Predictor, list[str]]]) -> list[Float32 | BaseException]:
     """What each of some requests gets that come in one turn of the event loop."""
 
     async def run() -> list[Float32 | BaseException]:
-        batch = Batch(lambda: alone)
+        batch = Batch()
         asked = [batch.log_probs(predictor, texts) for predictor, texts in requests]
         return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -61,10 +59,23 @@ def test_each_request_gets_its_own_rows_to_the_last_bit(predictor: Predictor, si
         assert (own == theirs).all()
 
 
-def test_a_request_alone_is_not_kept_waiting(predictor: Predictor, sizes: list[int]) -> None:
-    """If it failed, a single client would wait for others that are not there."""
-    together([(predictor, ["w1"]), (predictor, ["w2"])], alone=True)
-    assert sizes == [1, 1]
+def test_what_waits_can_be_asked_for_at_once(predictor: Predictor, sizes: list[int]) -> None:
+    """If it failed, a connection's second answer could go before its first."""
+
+    async def run() -> list[Float32]:
+        batch, found = Batch(), list[Float32]()
+        batch.add(predictor, ["w1"], found.append, pytest.fail)
+        assert not found
+        batch.flush()
+        assert sizes == [1]
+        batch.add(predictor, ["w2"], found.append, pytest.fail)
+        await asyncio.sleep(0)
+        assert sizes == [1, 1]
+        return found
+
+    first, second = asyncio.run(run())
+    assert (first == predictor.log_probs(["w1"])).all()
+    assert (second == predictor.log_probs(["w2"])).all()
 
 
 def test_a_bad_text_spoils_its_own_request_alone(predictor: Predictor) -> None:
@@ -99,7 +110,7 @@ def test_a_request_that_was_cancelled_takes_nothing_from_others(predictor: Predi
     """If it failed, a client that leaves would cost others their answers."""
 
     async def run() -> tuple[bool, Float32]:
-        batch = Batch(lambda: False)
+        batch = Batch()
         left = asyncio.ensure_future(batch.log_probs(predictor, ["w1"]))
         stays = asyncio.ensure_future(batch.log_probs(predictor, ["w2"]))
         await asyncio.sleep(0)

@@ -1,7 +1,6 @@
 """A connection's order: what is answered, in whose turn, and what ends it."""
 
 import asyncio
-import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -11,47 +10,13 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from serving.server import connection
-from serving.server.connection import MAX_WAITING, QUIET_LOOKS, limited
+from serving.server.connection import MAX_WAITING, QUIET_LOOKS, Connection
+from tests.serving.server.transport import Transport
 
 GET = b"GET /%s HTTP/1.1\r\n\r\n"
 POST = b"POST /%s HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc"
 CHUNKED = b"POST /%s HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
 UPGRADE = b"POST /%s HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 3\r\n\r\nabc"
-
-
-class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        self.socket, self.client = socket.socketpair()
-        super().__init__({"socket": self.socket})
-        self.written = b""
-        self.has_ended = False
-        self.is_reading_now = True
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.has_ended
-        self.written += data
-
-    def write_eof(self) -> None:
-        self.has_ended = True
-
-    def close(self) -> None:
-        self.has_ended = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.has_ended
-
-    def pause_reading(self) -> None:
-        self.is_reading_now = False
-
-    def resume_reading(self) -> None:
-        self.is_reading_now = True
-
-    def get_write_buffer_size(self) -> int:
-        return len(self.written)
 
 
 class Case:
@@ -63,7 +28,8 @@ class Case:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         config = uvicorn.Config(self._app, interface="asgi3", ws="none", lifespan="off", log_config=None)
-        kind = limited(request_seconds, self.refused.append)
+        fields = {"request_seconds": request_seconds, "refused": staticmethod(self.refused.append)}
+        kind = type("LimitedConnection", (Connection,), fields)
         self.connection = kind(config=config, server_state=ServerState(), app_state={})
         self.connection.connection_made(self.transport)
 

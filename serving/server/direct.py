@@ -1,0 +1,93 @@
+"""Predictions that are asked for in one piece: answered without a task, a scope and messages of ASGI.
+
+These take as long as classifying a short text. The answers are those of `serving.server.infer_path`.
+"""
+
+import time
+from collections.abc import Callable
+
+from serving.answer import answer_of
+from serving.server.accounts import Accounts
+from serving.server.batch import Batch
+from serving.server.body import CLIENT_LEFT
+from serving.server.infer import INLINE_CHARACTERS, Infer
+from serving.server.log import Access
+from serving.server.naming import named
+from serving.server.replies import Errors, Reply
+from serving.server.service import Service
+from serving.server.settings import ServerSettings
+from serving.session import Float32
+
+
+class Direct:
+    """From the body of a request to its answer, for the connections of a server."""
+
+    def __init__(
+        self,
+        infer: Infer,
+        service: Service,
+        settings: ServerSettings,
+        errors: Errors,
+        batch: Batch,
+        accounts: Accounts,
+    ) -> None:
+        self._infer = infer
+        self._service = service
+        self._model_name = settings.model_name
+        self._errors = errors
+        self._batch = batch
+        self._accounts = accounts
+        self._path = f"/v2/models/{settings.model_name}/infer"
+        self.target = self._path.encode()
+        """Of the requests that are taken."""
+        # No text has more characters than its request has bytes.
+        self.max_bytes = min(INLINE_CHARACTERS, settings.max_request_bytes)
+        """Of their bodies."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether clients are to connect elsewhere."""
+        return self._service.draining
+
+    def flush(self) -> None:
+        """Sends the answers that wait for others to be classified with."""
+        self._batch.flush()
+
+    def answer(
+        self, body: bytes, header_length: str | None, client: str, send: Callable[[Reply], bool]
+    ) -> None:
+        """Hands the answer to a request to `send`, in the event loop's next turn at the latest.
+
+        header_length: the header `Inference-Header-Content-Length`; None where there is none.
+        send: says whether the client was still there.
+        """
+        start = time.perf_counter()
+        num_texts = 0
+
+        def end(reply: Reply) -> None:
+            status = reply.status if send(reply) else CLIENT_LEFT
+            seconds = time.perf_counter() - start
+            line = Access(time.time(), "POST", self._path, status, seconds, num_texts, len(body), client)
+            self._accounts.add(line, predicts=True)
+
+        def found(log_probs: Float32) -> None:
+            nonlocal num_texts
+            try:
+                given = answer_of(log_probs, asked.predictor.labels, asked.selection)
+                reply = self._infer.reply(asked, given)
+            except Exception as error:  # noqa: BLE001 - told in the answer, and logged
+                failed(error)
+            else:
+                num_texts = len(asked.texts)
+                end(reply)
+
+        def failed(error: Exception) -> None:
+            end(self._errors.reply(error, self._path))
+
+        try:
+            predictor = named(self._service, self._model_name, {})
+            asked = self._infer.asked(predictor, body, header_length)
+        except Exception as error:  # noqa: BLE001 - told in the answer, and logged where it is ours
+            failed(error)
+        else:
+            self._batch.add(predictor, asked.texts, found, failed)

@@ -1,0 +1,39 @@
+"""A connection's other side, without a network."""
+
+import asyncio
+import socket
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.socket, self.client = socket.socketpair()
+        super().__init__({"socket": self.socket})
+        self.written = b""
+        self.has_ended = False
+        self.is_reading_now = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.has_ended
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.has_ended = True
+
+    def close(self) -> None:
+        self.has_ended = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.has_ended
+
+    def pause_reading(self) -> None:
+        self.is_reading_now = False
+
+    def resume_reading(self) -> None:
+        self.is_reading_now = True
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
