@@ -261,19 +261,16 @@ NAMES: dict[str, tuple[Damage | list[Damage], str]] = {
         in_lines(FILES.vocabulary, lambda it: it.__setitem__(5, it[6])),
         "words or their ids differ",
     ),
-    "lookup, ids": (
-        in_node(FILES.text_model, "LabelEncoder", _ids(swap(0, 1)), "chunk/"),
-        "words or their",
-    ),
-    "lookup, words": (
-        in_node(FILES.text_model, "LabelEncoder", _keys(swap(300, 2)), "chunk/"),
-        "words or their ids",
-    ),
-    "lookup without ids": (in_node(FILES.text_model, "LabelEncoder", _without_ids, "chunk/"), "model.onnx"),
-    "lookup of numbers": (
-        in_node(FILES.text_model, "LabelEncoder", _numbers_for_words, "chunk/"),
-        "model.onnx",
-    ),
+    **{
+        f"lookup, {name}, {way}": (in_node(FILES.text_model, "LabelEncoder", change, way), message)
+        for way in ("whole/", "chunk/")
+        for name, change, message in (
+            ("ids", _ids(swap(0, 1)), "words or their ids"),
+            ("words", _keys(swap(300, 2)), "words or their ids"),
+            ("without ids", _without_ids, "model.onnx"),
+            ("of numbers", _numbers_for_words, "model.onnx"),
+        )
+    },
 }
 
 
@@ -392,8 +389,8 @@ def _set(name: str, value: float) -> Callable[[Any], None]:
     return change
 
 
-def _scaled(node: Any) -> None:
-    node.attribute.append(helper.make_attribute("alpha", 1.001))
+def _add(name: str, value: float) -> Callable[[Any], None]:
+    return lambda node: node.attribute.append(helper.make_attribute(name, value))
 
 
 def _labels_twice(model: Any) -> None:
@@ -406,7 +403,26 @@ def _mean(node: Any) -> None:
     node.op_type = "ReduceMean"
 
 
+def _in_one_way(way: str) -> dict[str, tuple[Damage, str]]:
+    """Changes in one of the ways through the text model: `whole/`, or `chunk/` in the Loop."""
+    sums = "whole/sums" if way == "whole/" else "at_once/"
+    changes = {
+        "no LogSoftmax": ("LogSoftmax", another_operator("Identity"), way),
+        "mean": ("ReduceSum", _mean, sums),
+        "fewer tokens": ("StringSplit", _add("maxsplit", 3), way),
+        "short words lost": ("Tokenizer", _set("mincharnum", 3), way),
+        "unknown words known": ("LabelEncoder", _set("default_int64", 0), way),
+        "unknown words out of range": ("LabelEncoder", _set("default_int64", 1000), way),
+    }
+    return {
+        f"model.onnx, {way} {name}": (in_node(FILES.text_model, *change), "model.onnx")
+        for name, change in changes.items()
+    }
+
+
 GRAPHS: dict[str, tuple[Damage, str]] = {
+    **_in_one_way("whole/"),
+    **_in_one_way("chunk/"),
     "bow.onnx, no LogSoftmax": (
         in_node(FILES.bow_model, "LogSoftmax", another_operator("Identity")),
         "bow.onnx, CPUExecutionProvider on .* golden texts",
@@ -420,7 +436,7 @@ GRAPHS: dict[str, tuple[Damage, str]] = {
         "bow.onnx, CPUExecutionProvider on",
     ),
     "bow.onnx, weights not transposed": (in_node(FILES.bow_model, "Gemm", _set("transB", 0)), "bow.onnx"),
-    "bow.onnx, scaled": (in_node(FILES.bow_model, "Gemm", _scaled), "bow.onnx, CPUExecutionProvider on"),
+    "bow.onnx, scaled": (in_node(FILES.bow_model, "Gemm", _add("alpha", 1.001)), "bow.onnx, CPUExecutionProvider on"),
     "bow.onnx, weights of another shape": (with_dims(FILES.bow_model, "weight", 303, 5), "bow.onnx"),
     "bow.onnx, weights of no shape": (with_dims(FILES.bow_model, "weight", 5, 302), "bow.onnx"),
     "bow.onnx, another initializer": (
@@ -433,28 +449,11 @@ GRAPHS: dict[str, tuple[Damage, str]] = {
     "model.onnx, weights of no shape": (with_dims(FILES.text_model, "weight"), "model.onnx"),
     "model.onnx, bias of another shape": (with_dims(FILES.text_model, "bias", 5, 1), "model.onnx"),
     "model.onnx, labels of another shape": (with_dims(FILES.text_model, "labels", 4), "model.onnx"),
-    "model.onnx, no LogSoftmax": (
-        in_node(FILES.text_model, "LogSoftmax", another_operator("Identity"), "chunk/"),
-        "model.onnx on .* adversarial texts",
-    ),
-    "model.onnx, mean": (
-        in_node(FILES.text_model, "ReduceSum", _mean, "at_once/"),
-        "model.onnx on .* adversarial texts",
-    ),
-    "model.onnx, fewer tokens": (in_node(FILES.text_model, "StringSplit", _set("maxsplit", 3)), "model.onnx"),
     "model.onnx, the least probable label": (
         in_node(FILES.text_model, "ArgMax", lambda node: setattr(node, "op_type", "ArgMin")),
         "`label` is not the most probable label",
     ),
     "model.onnx, every label twice": (in_onnx(FILES.text_model, _labels_twice), "model.onnx"),
-    "model.onnx, unknown words known": (
-        in_node(FILES.text_model, "LabelEncoder", _set("default_int64", 0), "chunk/"),
-        "model.onnx",
-    ),
-    "model.onnx, unknown words out of range": (
-        in_node(FILES.text_model, "LabelEncoder", _set("default_int64", 1000), "chunk/"),
-        "model.onnx",
-    ),
     "model.onnx, an operator that nobody has": (
         in_node(FILES.text_model, "Tokenizer", lambda node: setattr(node, "op_type", "Tokenise")),
         "onnxruntime .* cannot load it",
