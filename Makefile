@@ -94,7 +94,7 @@ sbom: engine ## Write what is inside both images to sbom/, as CycloneDX
 	@$(BUILD) --target sbom --output type=local,dest=sbom .
 
 recipe:
-	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE)" >&2; exit 2; }
+	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE); name a file of NAME=VALUE lines: RECIPE=..." >&2; exit 2; }
 
 # Asked before anything is installed or built, which takes minutes.
 bundle:

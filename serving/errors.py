@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     SETTINGS = 2, "A setting or an argument is missing, unknown or out of range."
     DATA = 3, "The data cannot be read, or too many of its rows are bad."
     TRAINING_DIVERGED = 4, "The loss became infinite or not a number."
-    PARITY_FAILED = 5, "A runtime's log-probabilities differ from the original's; nothing was published."
+    PARITY_FAILED = 5, "A runtime's log-probabilities differ from the original's; nothing is published."
     BUNDLE_DAMAGED = 6, "A bundle is incomplete, altered, or of a version that this release cannot read."
     QUALITY_GATE = (
         7,
