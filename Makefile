@@ -118,7 +118,7 @@ gpu: engine
 test: setup ## Run the tests
 	@$(BIN)/pytest
 
-test-system: setup ## Run the tests that install real parts, such as other onnxruntime versions
+test-system: setup ## Run the tests that take long, or install real parts: servers, clusters, other runtimes
 	@$(BIN)/pytest -m system
 
 test-kills: setup ## Kill a run at 50 moments, and see what it ends with; takes some minutes

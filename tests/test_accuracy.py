@@ -9,6 +9,8 @@ from job.environment import load_settings
 from job.run import run
 from job.telling.output import Output
 
+pytestmark = pytest.mark.system
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

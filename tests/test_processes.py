@@ -16,6 +16,8 @@ from serving.errors import ExitCode
 from serving.parity.rungs import check
 from serving.parity.verify import verify
 
+pytestmark = pytest.mark.system
+
 REPOSITORY = Path(__file__).parents[1]
 WORDS = [f"w{number}é" for number in range(60)]
 

@@ -21,6 +21,8 @@ from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
 from serving.quality import read_failed_gate
 
+pytestmark = pytest.mark.system
+
 SUCCESS = "bowsprit_last_success_timestamp_seconds"
 TOPICS = {
     "account": ["password", "login", "account", "locked"],

@@ -44,6 +44,7 @@ def test_the_page_shows_what_was_measured() -> None:
     assert [line for line in lines if line not in ("features", "---")] == [*options.VARIANTS] * tables
 
 
+@pytest.mark.system
 def test_every_line_is_a_run_that_the_job_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, the command would fail after minutes, or write figures of something else."""
     rows = [

@@ -457,6 +457,7 @@ def assert_every_kill_is_harmless(case: str, records: Records) -> None:
     assert runs == sorted(runs, key=["old", "new"].index)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("case", CASES)
 def test_a_kill_at_any_step_leaves_no_broken_bundle_with_a_name(
     after_kills: dict[str, Records], case: str
@@ -465,6 +466,7 @@ def test_a_kill_at_any_step_leaves_no_broken_bundle_with_a_name(
     assert_every_kill_is_harmless(case, after_kills[case])
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("case", CASES)
 def test_the_next_run_removes_what_any_kill_left(after_kills: dict[str, Records], case: str) -> None:
     """If it failed, killed jobs would fill the disk, or a stale copy of a model would lie about for ever."""

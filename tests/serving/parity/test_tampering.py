@@ -436,7 +436,10 @@ GRAPHS: dict[str, tuple[Damage, str]] = {
         "bow.onnx, CPUExecutionProvider on",
     ),
     "bow.onnx, weights not transposed": (in_node(FILES.bow_model, "Gemm", _set("transB", 0)), "bow.onnx"),
-    "bow.onnx, scaled": (in_node(FILES.bow_model, "Gemm", _add("alpha", 1.001)), "bow.onnx, CPUExecutionProvider on"),
+    "bow.onnx, scaled": (
+        in_node(FILES.bow_model, "Gemm", _add("alpha", 1.001)),
+        "bow.onnx, CPUExecutionProvider on",
+    ),
     "bow.onnx, weights of another shape": (with_dims(FILES.bow_model, "weight", 303, 5), "bow.onnx"),
     "bow.onnx, weights of no shape": (with_dims(FILES.bow_model, "weight", 5, 302), "bow.onnx"),
     "bow.onnx, another initializer": (
