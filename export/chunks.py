@@ -1,4 +1,4 @@
-"""What every text model does with the features of its texts: a Loop takes chunks, and sums their weights.
+"""What text models do with the features of many texts: a Loop takes chunks, and sums their weights.
 
 Chunks are so small that neither the padded ids nor the rows of A that are gathered for them pass a limit,
 however long one text of a batch is: a very long one has a chunk of its own, and its rows are taken in blocks.

@@ -14,15 +14,19 @@ GRAPH_BYTES = 1 << 20
 """What the rest of the file takes at most: its nodes, names and constants."""
 
 
-def text_model_bytes(token_bytes: npt.NDArray[np.int64], labels: Sequence[str]) -> npt.NDArray[np.int64]:
+def text_model_bytes(
+    token_bytes: npt.NDArray[np.int64], labels: Sequence[str], *, has_tables: bool = False
+) -> npt.NDArray[np.int64]:
     """The size of `model.onnx`, or a little more, for the first 0 to V words of a vocabulary: [V + 1].
 
     token_bytes: the UTF-8 bytes of each word, [V].
+    has_tables: whether features are found by tables, which are not counted here, rather than by lookups.
     """
     # A word and its id have a tag of one byte each and a number of at most five.
     lookup = _sums(token_bytes + 12)
     number = np.arange(len(lookup))
-    lookups = lookup * np.where(has_two_lookups(number, _sums(token_bytes)), 2, 1)
+    has_two = has_two_lookups(number, _sums(token_bytes)) & (not has_tables)
+    lookups = lookup * np.where(has_two, 2, 1)
     # Labels stand in a tensor and, as JSON, in the metadata, where a byte takes at most six.
     fixed = GRAPH_BYTES + 4 * len(labels) + sum(16 + 8 * (len(label.encode()) + 12) for label in labels)
     rows = 4 * len(labels) * number  # of A
@@ -45,7 +49,7 @@ def check_size(
 
     table_bytes: of what finds n-grams. Raises SettingsError that names the number of features that fits.
     """
-    sizes = text_model_bytes(token_bytes, labels) + table_bytes
+    sizes = text_model_bytes(token_bytes, labels, has_tables=table_bytes > 0) + table_bytes
     if sizes[-1] <= max_bytes:
         return
     if table_bytes:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,13 +39,13 @@ class Counted:
     def __init__(
         self,
         infer: ASGIApp,
-        infer_paths: Collection[str],
+        infer_path: str,
         others: ASGIApp,
         service: Service,
         accounts: Accounts,
     ) -> None:
         self._infer = infer
-        self._infer_paths = infer_paths
+        self._infer_path = infer_path
         self._others = others
         self._service = service
         self._accounts = accounts
@@ -56,7 +55,7 @@ class Counted:
         start = time.perf_counter()
         status = CLIENT_LEFT
         path: str = scope["path"]
-        predicts = path in self._infer_paths and scope["method"] == "POST"
+        predicts = path == self._infer_path and scope["method"] == "POST"
 
         async def answered(message: Message) -> None:
             nonlocal status

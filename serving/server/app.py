@@ -44,15 +44,15 @@ def application(service: Service, settings: ServerSettings, log: Log, metrics: M
     errors = Errors(log)
     accounts = Accounts(log, metrics)
     batch = Batch()
-    asked = Infer(settings, metrics)
-    infer = InferPath(asked, service, settings, errors, batch)
+    infer = Infer(settings, metrics)
+    infer_app = InferPath(infer, service, settings, errors, batch)
     paths = Paths(service, settings, metrics)
     model = "/v2/models/{name}"
     routes = [
         _Path("/v2/health/live", paths.live),
         _Path("/v2/health/ready", paths.ready),
-        _Path(f"{model}/infer", infer, methods=["POST"]),
-        _Path(f"{model}/versions/{{version}}/infer", infer, methods=["POST"]),
+        _Path(f"{model}/infer", infer_app, methods=["POST"]),
+        _Path(f"{model}/versions/{{version}}/infer", infer_app, methods=["POST"]),
         _Path(f"{model}/ready", paths.model_ready),
         _Path(f"{model}/versions/{{version}}/ready", paths.model_ready),
         _Path("/v2", paths.server),
@@ -69,10 +69,10 @@ def application(service: Service, settings: ServerSettings, log: Log, metrics: M
     others.router.redirect_slashes = False
     known = [route.path.replace("{name}", settings.model_name) for route in routes]
     others.router.default = partial(_not_found, known)
-    infer_paths = {f"/v2/models/{settings.model_name}/infer"}
+    infer_path = f"/v2/models/{settings.model_name}/infer"
     return Application(
-        Counted(infer, infer_paths, others, service, accounts),
-        Direct(asked, service, settings, errors, batch, accounts),
+        Counted(infer_app, infer_path, others, service, accounts),
+        Direct(infer, service, settings, errors, batch, accounts, infer_path),
     )
 
 

@@ -63,6 +63,11 @@ class Batch:
         self.add(predictor, texts, found, failed)
         return await waits
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting
+
     def flush(self) -> None:
         """Classifies what waits now."""
         waiting, self._waiting = self._waiting, []

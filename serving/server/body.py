@@ -21,7 +21,7 @@ class Announced(NamedTuple):
     length: int | None
     """In bytes; None where it comes in chunks, or there is none."""
     header_length: str | None
-    """How much of it is JSON; None for all."""
+    """What `Inference-Header-Content-Length` says, how much of it is JSON; None for all."""
 
 
 def announced_by(headers: Iterable[tuple[bytes, bytes]]) -> Announced:

@@ -37,7 +37,8 @@ class Connection(HttpToolsProtocol):
 
     request_seconds: float
     refused: Callable[[int], None]
-    """Called with the status where the application never sees a request. Both are set by `limited`."""
+    """Called with the status where the application never sees a request. `direct_connection.limited` sets
+    both."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

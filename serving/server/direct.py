@@ -30,24 +30,31 @@ class Direct:
         errors: Errors,
         batch: Batch,
         accounts: Accounts,
+        path: str,
     ) -> None:
+        """path: that of the requests that are taken."""
         self._infer = infer
         self._service = service
         self._model_name = settings.model_name
         self._errors = errors
         self._batch = batch
         self._accounts = accounts
-        self._path = f"/v2/models/{settings.model_name}/infer"
-        self.target = self._path.encode()
-        """Of the requests that are taken."""
+        self._path = path
+        self.target = path.encode()
+        """As it stands in their heads."""
         # No text has more characters than its request has bytes.
         self.max_bytes = min(INLINE_CHARACTERS, settings.max_request_bytes)
         """Of their bodies."""
 
     @property
-    def is_last(self) -> bool:
-        """Whether clients are to connect elsewhere."""
+    def draining(self) -> bool:
+        """Whether the server is about to end, so that clients are to connect elsewhere."""
         return self._service.draining
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no answer is waited for."""
+        return self._batch.is_empty
 
     def flush(self) -> None:
         """Sends the answers that wait for others to be classified with."""
@@ -65,10 +72,13 @@ class Direct:
         num_texts = 0
 
         def end(reply: Reply) -> None:
-            status = reply.status if send(reply) else CLIENT_LEFT
-            seconds = time.perf_counter() - start
-            line = Access(time.time(), "POST", self._path, status, seconds, num_texts, len(body), client)
-            self._accounts.add(line, predicts=True)
+            try:
+                status = reply.status if send(reply) else CLIENT_LEFT
+                seconds = time.perf_counter() - start
+                line = Access(time.time(), "POST", self._path, status, seconds, num_texts, len(body), client)
+                self._accounts.add(line, predicts=True)
+            except Exception as error:  # noqa: BLE001 - logged; other requests wait for the same turn
+                self._errors.reply(error, self._path)
 
         def found(log_probs: Float32) -> None:
             nonlocal num_texts

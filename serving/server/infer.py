@@ -52,7 +52,6 @@ class Infer:
 
     def reply(self, asked: Asked, given: Answer) -> Reply:
         """The answer, ready to be sent; its texts are counted."""
-        self._metrics.texts.inc(len(asked.texts))
         content, headers = protocol.write(
             asked.call,
             _tensors(given, asked.wanted),
@@ -63,6 +62,7 @@ class Infer:
             },
         )
         headers[BUNDLE_HEADER] = asked.predictor.bundle_id
+        self._metrics.texts.inc(len(asked.texts))
         return Reply(200, content, headers)
 
 

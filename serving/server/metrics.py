@@ -28,7 +28,8 @@ class Metrics:
         )
         self.seconds = Histogram(
             "bowsprit_request_seconds",
-            "The time from a request's headers to its answer, of requests for predictions.",
+            "The time from a request's headers, or all of it if it comes in one piece, to its answer, of "
+            "requests for predictions.",
             buckets=BUCKETS,
             registry=registry,
         )

@@ -20,6 +20,7 @@ import uvloop
 
 from serving.errors import BowspritError
 from serving.server.app import application
+from serving.server.direct import Direct
 from serving.server.direct_connection import limited
 from serving.server.log import Log
 from serving.server.metrics import Metrics
@@ -75,7 +76,7 @@ def work(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             server = _Server(config, service, log, settings.drain_seconds, parent, loads_first=loads_first)
-            runner.run(_serve(server, service, settings, listener))
+            runner.run(_serve(server, service, app.direct, settings, listener))
     except BowspritError as error:
         log.event("bundle_refused", "error", reason=str(error))
         raise
@@ -85,10 +86,12 @@ def work(
 
 
 async def _serve(
-    server: "_Server", service: Service, settings: ServerSettings, listener: socket.socket
+    server: "_Server", service: Service, direct: Direct, settings: ServerSettings, listener: socket.socket
 ) -> None:
-    tasks = server.server_state.tasks
-    loading = asyncio.create_task(service.run(settings.reload_seconds, is_idle=lambda: not tasks))
+    def is_idle() -> bool:
+        return direct.is_idle and not server.server_state.tasks
+
+    loading = asyncio.create_task(service.run(settings.reload_seconds, is_idle))
     loading.add_done_callback(server.stop_after)
     await server.serve(sockets=[listener])
     loading.cancel()

@@ -66,6 +66,7 @@ def in_a_loop(test: Callable[[Case], Awaitable[None]], request_seconds: float = 
         case = Case(request_seconds)
         with case.transport.socket, case.transport.client:
             await test(case)
+            assert not case.transport.written_late
         case.connection.connection_lost(None)
 
     asyncio.run(run())

@@ -12,8 +12,10 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serving.predictor import Predictor
-from serving.server.direct_connection import limited
+from serving.server.accounts import Accounts
+from serving.server.direct_connection import DirectConnection, limited
 from serving.server.infer import INLINE_CHARACTERS
+from serving.server.log import Access
 from serving.server.settings import server_settings
 from serving.session import Float32
 from tests.serving.server.server import INFER, Server, request
@@ -69,6 +71,7 @@ def in_a_loop(server: Server, test: Callable[[Case], Awaitable[None]], request_s
         case = Case(server, request_seconds)
         with case.transport.socket, case.transport.client:
             await test(case)
+            assert not case.transport.written_late
             case.connection.connection_lost(None)
 
     asyncio.run(run())
@@ -105,6 +108,9 @@ REQUESTS = {
 }
 
 
+NEVER_DIRECT = [REQUESTS[name] for name in ("encoded", "another model", "a query", "another method")]
+
+
 @pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize("draining", [False, True])
 def test_the_answer_is_that_of_the_application(server: Server, data: bytes, draining: bool) -> None:
@@ -117,6 +123,8 @@ def test_the_answer_is_that_of_the_application(server: Server, data: bytes, drai
         async def test(case: Case, pieces: list[bytes] = pieces) -> None:
             for piece in pieces:
                 case.gets(piece)
+            direct = pieces == [data] and data not in NEVER_DIRECT
+            assert bool(case.state.tasks) != direct
             (answer,) = await case.answers()
             head, _, body = answer.partition(b"\r\n\r\n")
             found.append((b"\r\n".join([*sorted(head.split(b"\r\n")), b"", body]), case.transport.has_ended))
@@ -245,9 +253,15 @@ def test_what_cannot_be_read_is_answered_behind_what_can(server: Server) -> None
     """If it failed, a good request would get the answer to a bad one behind it."""
 
     async def test(case: Case) -> None:
-        case.gets(ONE + b"\0\0\0\0")
+        case.gets(ONE)
+        case.gets(b"\0\0\0\0")
         assert await case.statuses() == [200, 400]
         assert case.transport.has_ended
+        beside = Case(case.server)
+        with beside.transport.socket, beside.transport.client:
+            beside.gets(ONE + b"\0\0\0\0")
+            assert await beside.statuses() == [200]
+            assert beside.transport.has_ended
 
     in_a_loop(server, test)
 
@@ -256,7 +270,8 @@ def test_an_answer_is_sent_before_the_next_request_is_read(server: Server) -> No
     """If it failed, the connection would be taken for idle while its next request is answered."""
 
     async def test(case: Case) -> None:
-        case.gets(ONE + LIVE[:5])
+        case.gets(ONE)
+        case.gets(LIVE[:5])
         assert case.transport.written.startswith(b"HTTP/1.1 200 OK")
         assert case.connection.timeout_keep_alive_task is None
         case.gets(LIVE[5:])
@@ -302,6 +317,66 @@ def test_the_end_of_the_server_comes_after_the_answer(server: Server) -> None:
         assert len(answers) == 2
         assert b"connection: close\r\n" in answers[1]
         assert case.transport.has_ended
+
+    in_a_loop(server, test)
+
+
+@pytest.mark.parametrize("pieces", [[ONE, TWO], [ONE + TWO], [ONE[:9], ONE[9:], TWO]])
+def test_what_follows_the_last_answer_is_neither_answered_nor_counted(
+    server: Server, pieces: list[bytes]
+) -> None:
+    """If it failed, a server that ends would work on answers that it can no longer send."""
+    server.service.draining = True
+
+    async def test(case: Case) -> None:
+        for piece in pieces:
+            case.gets(piece)
+        (answer,) = await case.answers()
+        assert b"connection: close\r\n" in answer
+        assert case.transport.has_ended
+
+    in_a_loop(server, test)
+    assert counts(server)["bowsprit_texts_total"] == 1
+
+
+def test_one_answer_that_is_lost_takes_no_other_with_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, all who asked in the same moment would wait for ever."""
+    add = Accounts.add
+    broken = iter([True])
+
+    def once(self: Accounts, line: Access, *, predicts: bool) -> None:
+        if next(broken, False):
+            raise OSError("no space left")
+        add(self, line, predicts=predicts)
+
+    monkeypatch.setattr(Accounts, "add", once)
+
+    async def test(case: Case) -> None:
+        beside = Case(case.server)
+        with beside.transport.socket, beside.transport.client:
+            case.gets(ONE)
+            beside.gets(TWO)
+            assert await case.statuses() == await beside.statuses() == [200]
+
+    in_a_loop(server, test)
+    assert [line["event"] for line in server.lines() if line["event"] in ("bug", "request")] == [
+        "bug",
+        "request",
+    ]
+
+
+def test_an_answer_that_was_lost_ends_its_connection(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, the next answer would be taken for it."""
+
+    async def test(case: Case) -> None:
+        monkeypatch.setattr(DirectConnection, "_send", lambda *_: 1 / 0)
+        case.gets(ONE)
+        await asyncio.sleep(0)
+        case.gets(TWO)
+        assert case.transport.has_ended
+        assert await case.answers() == []
 
     in_a_loop(server, test)
 

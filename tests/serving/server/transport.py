@@ -11,12 +11,16 @@ class Transport(asyncio.Transport):
         self.socket, self.client = socket.socketpair()
         super().__init__({"socket": self.socket})
         self.written = b""
+        self.written_late = b""
+        """After the end, which no answer may be."""
         self.has_ended = False
         self.is_reading_now = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.has_ended
-        self.written += data
+        if self.has_ended:
+            self.written_late += data
+        else:
+            self.written += data
 
     def write_eof(self) -> None:
         self.has_ended = True
