@@ -85,10 +85,11 @@ def matches_all(graph: Graph, texts: str, pattern: str) -> str:
     return graph.add("ReduceMin", graph.add("RegexFullMatch", texts, pattern=pattern), keepdims=1)
 
 
-def matches_any_number(graph: Graph, texts: str, pattern: str, num_texts: str) -> str:
-    """The same of any number of texts, which is given, int64 [1]: there is no least of none."""
-    matches = graph.add("Cast", graph.add("RegexFullMatch", texts, pattern=pattern), to=TensorProto.INT64)
-    return graph.add("Equal", graph.add("ReduceSum", matches, keepdims=1), num_texts)
+def matches_all_and(graph: Graph, texts: str, pattern: str, condition: str) -> str:
+    """Whether every one of any number of texts matches, and a condition, bool [1], holds: bool [1]."""
+    # With the condition there is always one to take the least of.
+    matches = graph.add("Concat", graph.add("RegexFullMatch", texts, pattern=pattern), condition, axis=0)
+    return graph.add("ReduceMin", matches, keepdims=1)
 
 
 def add_chunks_by_length(graph: Graph, chunking: Chunking) -> None:
@@ -112,8 +113,9 @@ def add_chunks_by_length(graph: Graph, chunking: Chunking) -> None:
 def _add_several_chunks(graph: Graph, chunking: Chunking) -> None:
     """The same for any number of texts."""
     one = graph.constant([1])
-    short = matches_any_number(graph, "text", at_most_bytes(chunking.short_bytes), "num_texts")
-    medium = matches_any_number(graph, "text", at_most_bytes(chunking.medium_bytes), "num_texts")
+    yes = graph.constant([True])
+    short = matches_all_and(graph, "text", at_most_bytes(chunking.short_bytes), yes)
+    medium = matches_all_and(graph, "text", at_most_bytes(chunking.medium_bytes), yes)
     longer = graph.add("Where", medium, graph.constant([chunking.medium_size]), one)
     most = graph.add("Where", short, graph.constant([chunking.size]), longer)
     number = _quotient(graph, "num_texts", most)

@@ -51,6 +51,13 @@ class Graph:
         self.add("If", condition, output=names, then_branch=branch(then), else_branch=branch(otherwise))
         return names
 
+    def take(self, vector: str, places: str) -> str:
+        """The values at the places of a vector: `places` is one too.
+
+        As Gather does, which calls for each value a function that copies it.
+        """
+        return self.add("GatherElements", vector, places, axis=0)
+
     def constant(self, value: npt.ArrayLike) -> str:
         """Adds a constant: bool, int64, float32 or float64, by the dtype that numpy gives the value."""
         return self.add("Constant", value=numpy_helper.from_array(np.asarray(value)))

@@ -26,9 +26,10 @@ from export.chunks import (
     at_most_bytes,
     chunk_body,
     matches_all,
-    matches_any_number,
+    matches_all_and,
 )
 from export.graph import Graph, nodes
+from serving.features.lookup import MAX_SECOND_LOOKUP
 from serving.features.specification import WHITESPACE
 
 
@@ -40,10 +41,8 @@ SEPARATOR = f"[{_character_class(WHITESPACE)}]"
 ONLY_SPACES = f"[^{_character_class([point for point in WHITESPACE if point != 0x20])}]*"
 """Matches a text whose whitespace is U+0020 alone, in RE2's syntax."""
 
-MAX_SECOND_LOOKUP = 24 << 20
-"""Bytes of memory that a second lookup may take."""
 LOOKUP_BYTES = 350
-"""What it takes for a word, beside the word itself, which is held twice."""
+"""What a lookup takes for a word, beside the word itself, which is held twice."""
 
 
 def has_two_lookups(num_words: Any, num_bytes: Any) -> Any:
@@ -72,8 +71,8 @@ def _is_one_chunk(graph: Graph, chunking: Chunking) -> str:
     """Whether there are some texts, no more than a chunk has, and all of them short: bool [1]."""
     number = graph.add("Shape", "text")
     clipped = graph.add("Clip", number, graph.constant(1), graph.constant(chunking.size))
-    short = matches_any_number(graph, "text", at_most_bytes(chunking.short_bytes), number)
-    return graph.add("And", graph.add("Equal", number, clipped), short, output="is_one_chunk")
+    are_some = graph.add("Equal", number, clipped)
+    return matches_all_and(graph, "text", at_most_bytes(chunking.short_bytes), are_some)
 
 
 def _add_whole(graph: Graph) -> None:

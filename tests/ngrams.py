@@ -1,6 +1,7 @@
 """Texts and their features by training's way, by the graph's and by the reference's."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import pyarrow as pa
 from onnx import TensorProto
 
 from export.graph import Graph, value
-from export.ngram_graph import add_feature_ids, fill_lookups
+from export.ngram_graph import add_feature_ids, add_ids_of_one, fill_lookups
 from export.onnx_file import OnnxFile
 from job.corpus.collect import collect, tokenize_rows
 from job.corpus.prepare import FeatureLimits, choose_features
@@ -57,24 +58,39 @@ def by_reference(texts: Sequence[str], names: Sequence[str], spec: FeatureSpec) 
 
 
 class FeatureSession:
-    """The part of the graph that finds the features, in onnxruntime."""
+    """The part of the graph that finds the features, in onnxruntime, in both of its ways."""
 
     def __init__(self, tables: Tables, spec: FeatureSpec) -> None:
-        graph = Graph()
-        ids = add_feature_ids(graph, "text", tables, only_words=spec.tokenizer == "words")
-        graph.add("Identity", ids, output="ids")
+        self._none = tables.none
+        only_words = spec.tokenizer == "words"
+        rows, one = Graph(), Graph()
+        rows.add("Identity", add_feature_ids(rows, "text", tables, only_words=only_words), output="ids")
+        self._rows = self._session(rows, tables, ["N", "M"])
+        one.add("Identity", add_ids_of_one(one, "text", tables, only_words=only_words), output="ids")
+        self._one = self._session(one, tables, ["M"])
+
+    @staticmethod
+    def _session(graph: Graph, tables: Tables, shape: Sequence[str]) -> Any:
         built = graph.build(
             inputs=[value("text", TensorProto.STRING, ["N"])],
-            outputs=[value("ids", TensorProto.INT32, ["N", "M"])],
+            outputs=[value("ids", TensorProto.INT64, shape)],
         )
         fill_lookups(built, tables)
         arrays = {name: [array] for name, array in tables.arrays(None).items()}
         content = OnnxFile(graph=built, arrays=arrays, strings={}, metadata={}).to_bytes()
-        self._session = ort.InferenceSession(content, session_options(), providers=["CPUExecutionProvider"])
-        self._none = tables.none
+        return ort.InferenceSession(content, session_options(), providers=["CPUExecutionProvider"])
 
     def run(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """Of one or more texts, taken at once."""
-        found: npt.NDArray[np.int32]
-        (found,) = self._session.run(None, {"text": np.array(texts, dtype=object)})
-        yield from (sorted(row[row < self._none].tolist()) for row in found)
+        (found,) = self._rows.run(None, {"text": np.array(texts, dtype=object)})
+        yield from map(self._known, found)
+
+    def alone(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Of any texts, taken one by one."""
+        for text in texts:
+            (found,) = self._one.run(None, {"text": np.array([text], dtype=object)})
+            assert found[-1] == -1
+            yield self._known(found[:-1])
+
+    def _known(self, ids: npt.NDArray[np.int64]) -> list[int]:
+        return sorted(ids[ids != self._none].tolist())

@@ -93,6 +93,7 @@ def test_training_the_graph_and_the_reference_find_the_same_features(spec: Featu
         found += session.run(texts[start : start + size])
         start += size
     assert found == expected
+    assert list(session.alone(texts)) == expected
 
 
 @pytest.mark.parametrize("shortest", [2, 8])
@@ -112,7 +113,9 @@ def test_ngrams_too_long_for_one_key_are_found(shortest: int) -> None:
     expected = list(by_reference(texts, names, spec))
     assert sum(map(len, expected)) > len(words)
     assert list(by_training(read(texts, spec), tables)) == expected
-    assert list(FeatureSession(tables, spec).run(texts)) == expected
+    session = FeatureSession(tables, spec)
+    assert list(session.run(texts)) == expected
+    assert list(session.alone(texts)) == expected
 
 
 @pytest.mark.parametrize("name", ["Ab", "aB c", " Ab", "a-b", " a-", "-", "b a-"])
@@ -124,7 +127,9 @@ def test_a_name_that_no_text_can_have_is_never_found(name: str) -> None:
     texts = [name, "ab", "Ab AB", "xb", "a b", "a-b", "b a", "a - b c", "\u2603b"]
     expected = list(by_reference(texts, names, spec))
     assert list(by_training(read(texts, spec), tables)) == expected
-    assert list(FeatureSession(tables, spec).run(texts)) == expected
+    session = FeatureSession(tables, spec)
+    assert list(session.run(texts)) == expected
+    assert list(session.alone(texts)) == expected
 
 
 @pytest.mark.parametrize(("weighting", "normalize"), WEIGHTINGS)
@@ -153,3 +158,6 @@ def test_the_text_model_gives_the_references_log_probs(
         log_probs, labels = session.run(batch)
         assert_close(log_probs, reference.score(batch).log_probs)
         assert labels == [parameters.labels[best] for best in log_probs.argmax(axis=1)]
+    # One by one, short ones go another way through the graph.
+    alone = np.concatenate([session.run([text])[0] for text in texts])
+    assert_close(alone, reference.score(texts).log_probs)

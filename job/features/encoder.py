@@ -112,7 +112,7 @@ def _char_features(tokens: pa.StringArray, tables: Tables) -> tuple[Ids, Int64]:
     some = with_edges(codes, text.offsets, edge=BOUNDARY)
     rows, base = some.rows(), tables.num_codes
     found: list[Rows] = []
-    keys = np.where(some.numbers > 0, base + some.numbers, 0)
+    keys = some.numbers
     for length in range(1, max(tables.char_lengths) + 1):
         if length > 1:
             keys = some.keys(keys, rows, length=length, base=base)

@@ -25,7 +25,7 @@ class Level:
 
     keys: Int64
     """[N], ascending: the number of the n-gram without its last part, times the base, plus the part's; of
-    `char_grams`, a 1 and the codes as digits."""
+    `char_grams`, the codes as digits, none of which is 0."""
     features: Int32
     """[N + 1]: the feature of each number; `none` where it is only the beginning of one."""
 
@@ -51,12 +51,12 @@ def _by_length(ngrams: Mapping[int, Sequence[int]]) -> dict[int, _Ngrams]:
 
 
 def packed_length(base: int) -> int:
-    """How many digits, each below `base`, and a 1 before them make a key: 2 at least.
+    """How many digits, each below `base`, make a key: 2 at least.
 
     >>> packed_length(60), packed_length(0x110000)
     (10, 3)
     """
-    return next(length for length in range(2, 64) if 2 * base ** (length + 1) > MAX_KEY)
+    return next(length for length in range(2, 64) if base ** (length + 1) > MAX_KEY)
 
 
 def levels(ngrams: Mapping[int, Sequence[int]], *, base: int, none: int) -> tuple[Int32, list[Level]]:
@@ -90,7 +90,7 @@ def packed_levels(
 
 def _packed(parts: Int64, base: int) -> Int64:
     """The keys of n-grams of so many parts, [N, n]: [N]."""
-    keys = np.ones(len(parts), np.int64)
+    keys = np.zeros(len(parts), np.int64)
     for column in parts.T:
         keys = keys * base + column
     return keys

@@ -2,8 +2,9 @@
 
 Every code point that stands in a feature has a code. A character n-gram is found by the number that its
 codes make as digits, as far as that fits into 64 bits. A longer one, and a word n-gram, is found from the one
-that lacks its last part: the number of that one and the part's own make the key of the next table. Tokens are
-found by a hash of their codes, and then compared with the codes of the one that was found.
+that lacks its last part: the number of that one and the part's own make the key of the next table, and the
+last table gives features. Tokens are found by a hash of their codes, and then compared with the codes of the
+one that was found.
 
 `Tables.of` makes the tables from the vocabulary alone: the exporter writes them, `verify` makes them again.
 `serving.features.levels` has what goes from table to table.
@@ -23,11 +24,18 @@ from serving.features.specification import APOSTROPHES, EDGE, WHITESPACE, Featur
 BOUNDARY = 1
 """The code of what separates tokens and stands around texts."""
 APOSTROPHE_CODES = (2, 3)
-"""Of the two apostrophes where the tokenizer knows them."""
+"""Of the two apostrophes where the tokenizer knows them, and they stand within a word."""
+UNLISTED = -3
+"""What a code point without a code is given first where words are tokens: whether it stands in one is seen
+then. It is less than all that apostrophes are given first."""
 UNKNOWN = 4
 """The code of a code point that stands in no feature; those that do have the codes that follow."""
 LISTED = 0x250
 """Below this, what stands in no word has the code of a boundary; others are looked at when they come."""
+MAX_SECOND_LOOKUP = 24 << 20
+"""Bytes of memory that second lookups may take, for a second way through the graph."""
+KEY_BYTES = 85
+"""What a whole number takes in a lookup in onnxruntime."""
 SEEDS = 8
 """Tried one after the other until no two tokens of a vocabulary have one hash: the first one does, mostly."""
 
@@ -132,7 +140,7 @@ class Tables:
             first_char=min(chars, default=size),
             codes=code_of,
             num_codes=num_codes,
-            unlisted=NO_NUMBER if spec.tokenizer == "words" else UNKNOWN,
+            unlisted=UNLISTED if spec.tokenizer == "words" else UNKNOWN,
             token_numbers=number_of,
             tokens=_tokens(list(codes_of_tokens.values())) if is_token else None,
             token_features=token_features,
@@ -147,54 +155,82 @@ class Tables:
         """The most code points whose codes fit into a key."""
         return packed_length(self.num_codes)
 
+    @property
+    def has_two_lookups(self) -> bool:
+        """Whether each lookup stands in the graph twice, once for each way through it."""
+        num_keys = sum(len(level.keys) for _, level, _ in self._named_levels())
+        num_keys += 0 if self.tokens is None else len(self.tokens.hashes)
+        return KEY_BYTES * num_keys <= MAX_SECOND_LOOKUP
+
     def arrays(self, idf: npt.NDArray[np.float32] | None) -> dict[str, npt.NDArray[Any]]:
         """What the graph gathers from, by name.
 
         Among it `scales`, float64 [G, V + 1]: what the features of each group are multiplied by, and 0 for
         those of another group or none.
         """
-        found: dict[str, npt.NDArray[Any]] = {"tokens/features": self.token_features}
+        found: dict[str, npt.NDArray[Any]] = {"tokens/features": self.token_features.astype(np.int64)}
         if self.tokens is not None:
             found["tokens/factors"] = self.tokens.factors
             found["tokens/starts"] = self.tokens.starts
             found["tokens/codes"] = self.tokens.codes
-        for name, level in self._named_levels():
-            found[f"{name}/features"] = level.features
+        for name, level, is_last in self._named_levels():
+            if not is_last:
+                found[f"{name}/features"] = level.features.astype(np.int64)
         if self.has_scales:
             found["scales"] = scales = np.zeros((self.num_groups, self.none + 1))
-            is_last = (np.arange(self.none) >= self.first_char) | (self.num_groups == 1)
-            scales[-1, :-1] = np.where(is_last, 1 if idf is None else idf, 0)
+            in_last = (np.arange(self.none) >= self.first_char) | (self.num_groups == 1)
+            scales[-1, :-1] = np.where(in_last, 1 if idf is None else idf, 0)
             if self.num_groups == 2:
-                scales[0, :-1] = np.where(is_last, 0, 1 if idf is None else idf)
+                scales[0, :-1] = np.where(in_last, 0, 1 if idf is None else idf)
         return found
 
     def lookups(self) -> dict[str, Lookup]:
-        """What the graph looks up, by name."""
+        """What the graph looks up, by name: numbers, and features at the end of a way."""
         # An empty string is what pads a row.
         characters = [b"", *(chr(point).encode() for point in self.codes)]
-        codes = [BOUNDARY, *self.codes.values()]
+        codes = [BOUNDARY, *map(first_code, self.codes.values())]
         found = {"codes": Lookup(keys=characters, numbers=codes, default=self.unlisted)}
-        keys = {} if self.tokens is None else {"tokens": self.tokens.hashes}
-        keys |= {name: level.keys for name, level in self._named_levels()}
-        for name, some in keys.items():
-            found[name] = Lookup(keys=some.tolist(), numbers=range(1, len(some) + 1), default=NO_NUMBER)
+        if self.tokens is not None:
+            found["tokens"] = _numbering(self.tokens.hashes)
+        for name, level, is_last in self._named_levels():
+            found[name] = (
+                Lookup(keys=level.keys.tolist(), numbers=level.features[1:].tolist(), default=self.none)
+                if is_last
+                else _numbering(level.keys)
+            )
         return found
 
     def num_bytes(self) -> int:
         """What the arrays and lookups take in an ONNX file at most, and less than twice what they take."""
+        arrays = sum(array.nbytes for array in self.arrays(None).values())
         # A key of text has a tag and a length; a whole number takes ten bytes and a tag, a value five.
-        return sum(array.nbytes for array in self.arrays(None).values()) + sum(
+        lookups = sum(
             sum(len(key) + 6 if isinstance(key, bytes) else 11 for key in lookup.keys) + 6 * len(lookup.keys)
             for lookup in self.lookups().values()
         )
+        # The second way counts features in a table of them all, of a byte each.
+        return arrays + (2 * lookups + self.none if self.has_two_lookups else lookups)
 
-    def _named_levels(self) -> Iterator[tuple[str, Level]]:
+    def _named_levels(self) -> Iterator[tuple[str, Level, bool]]:
+        """Each with its name, and whether none follows it."""
+        longest = len(self.word_levels) + 1
         for length, level in enumerate(self.word_levels, 2):
-            yield f"words/{length}", level
+            yield f"words/{length}", level, length == longest
         if self.char_grams is not None:
-            yield "characters", self.char_grams
+            yield "characters", self.char_grams, not self.char_levels
+        longest = self.packed + len(self.char_levels)
         for length, level in enumerate(self.char_levels, self.packed + 1):
-            yield f"characters/{length}", level
+            yield f"characters/{length}", level, length == longest
+
+
+def first_code(code: int) -> int:
+    """What a code point of that code is given first: below 0 where its neighbours decide."""
+    return 1 - code if code in APOSTROPHE_CODES else code
+
+
+def _numbering(keys: Int64) -> Lookup:
+    """Gives the keys numbers from 1."""
+    return Lookup(keys=keys.tolist(), numbers=range(1, len(keys) + 1), default=NO_NUMBER)
 
 
 def _codes(alphabet: Collection[str], spec: FeatureSpec) -> dict[int, int]:

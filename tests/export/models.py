@@ -110,8 +110,8 @@ class TextSession:
             _see_chunks(cut, "cut/split")
             decision.output.append("split")
             model.graph.output.append(value("split", TensorProto.BOOL, ["m"]))
-            model.graph.output.append(value("is_one_chunk", TensorProto.BOOL, [1]))
-            self._is_told.append("is_one_chunk")
+            model.graph.output.append(value(decision.input[0], TensorProto.BOOL, [1]))
+            self._is_told.append(decision.input[0])
         self._session = ort.InferenceSession(
             model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
         )

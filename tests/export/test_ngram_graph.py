@@ -2,20 +2,28 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
+import onnxruntime as ort
 import pytest
+from onnx import NodeProto, TensorProto
 
 from export.chunks import MAX_BLOCK, MAX_CHUNK, ROW_ENDS, SHORT_TEXT, Chunking
+from export.graph import nodes, value
 from export.limits import GRAPH_BYTES, check_size, text_model_bytes
+from export.weighting_graph import MAX_COUNT
 from serving.errors import SettingsError
+from serving.features import lookup
 from serving.features.lookup import BOUNDARY
 from serving.features.specification import FeatureSpec, features
 from serving.parity.verify import reference_of
+from serving.session import session_options
 from serving.weights import Parameters
-from tests.export.models import TextModelSession, assert_close, text_file
+from tests.export.models import TextModelSession, assert_close, text_file, text_model
 from tests.export.test_text_graph import MEASURE, REPOSITORY
 
 SPECS = {
@@ -127,3 +135,70 @@ def test_the_size_of_the_file_is_known_before_training(spec: FeatureSpec) -> Non
     check_size(token_bytes, parameters.labels, table_bytes=table_bytes, max_bytes=most)
     with pytest.raises(SettingsError, match=r"BOW_MAX_CHAR_NGRAMS: .* features in all"):
         check_size(token_bytes, parameters.labels, table_bytes=table_bytes, max_bytes=most - 1)
+
+
+def at_the_limit(seed: int) -> list[str]:
+    """Texts of nearly as many bytes as one may have that goes its own way, and of as many, and more."""
+    generator = np.random.default_rng(seed)
+    texts = []
+    for alphabet in ("w1 ", "é1w ", "a b'\u2019", "日w "):
+        for num_bytes in range(SHORT_TEXT - 4, SHORT_TEXT + 5):
+            text = ""
+            while len(text.encode()) < num_bytes:
+                text += str(generator.choice(list(alphabet)))
+            texts.append(text)
+    return texts
+
+
+@pytest.mark.parametrize("normalize", ["none", "l2"])
+@pytest.mark.parametrize("weighting", ["count", "binary", "log", "tfidf"])
+def test_one_short_text_is_summed_as_the_reference_does(weighting: str, normalize: str) -> None:
+    """If it failed, a text would be classified otherwise alone than among others."""
+    spec = msgspec.structs.replace(SPECS["tfidf"], weighting=weighting, normalize=normalize)
+    often = ["a" * SHORT_TEXT, "a " * (SHORT_TEXT // 2), "\u2603" * 66, " " * SHORT_TEXT, "", "'", "zzz"]
+    texts = [*often, *at_the_limit(0)]
+    parameters = parameters_of([*WORDS[:50], "a a", *often[:3], *texts[::5]], 3, spec)
+    session, reference = TextModelSession(parameters), reference_of(parameters)
+    expected = reference.score(texts).log_probs
+    assert_close(session.run(texts)[0], expected)
+    assert_close(np.concatenate([session.run([text])[0] for text in texts]), expected)
+
+
+def test_one_short_text_goes_its_own_way_and_nothing_else_does() -> None:
+    """If it failed, a short text would take twice the time, or a long one the memory of many."""
+    model = text_model(parameters_of(WORDS[:50], 3, SPECS["tfidf"]))
+    (decision,) = (node for node in model.graph.node if node.op_type == "If")
+    model.graph.output.append(value(decision.input[0], TensorProto.BOOL, [1]))
+    session = ort.InferenceSession(model.SerializeToString(), session_options())
+
+    def is_alone(*texts: str) -> bool:
+        found: Any = session.run([decision.input[0]], {"text": np.array(texts, dtype=object)})
+        return bool(found[0].item())
+
+    for text in ("", "a", "\u2603", "a " * (SHORT_TEXT // 2), *at_the_limit(1)):
+        assert is_alone(text) == (len(text.encode()) <= SHORT_TEXT)
+    assert not is_alone()
+    assert not is_alone("a", "b")
+    assert not is_alone("a", "b" * 1000)
+
+
+def test_a_large_vocabulary_is_looked_up_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a model of a million n-grams would take twice the memory, or give other numbers."""
+    parameters = parameters_of(WORDS[:50], 3, SPECS["tfidf"])
+    two = TextModelSession(parameters)
+    assert len(list(lookups(parameters))) == 2 * 3
+    monkeypatch.setattr(lookup, "MAX_SECOND_LOOKUP", 0)
+    assert len(list(lookups(parameters))) == 3
+    one = TextModelSession(parameters)
+    for texts in ([], ["w1"], ["w1 w2 \u2603", "w3"], WORDS):
+        np.testing.assert_array_equal(one.run(texts)[0], two.run(texts)[0])
+
+
+def lookups(parameters: Parameters) -> Iterator[NodeProto]:
+    return (node for node in nodes(text_model(parameters).graph) if node.op_type == "LabelEncoder")
+
+
+@pytest.mark.parametrize("num_labels", [1, 150, 5000, 1 << 23])
+def test_no_feature_of_a_short_text_occurs_too_often_to_be_counted(num_labels: int) -> None:
+    """If it failed, the 256th occurrence would make a count of 0."""
+    assert min(SHORT_TEXT, Chunking.of_ngrams(num_labels, 1).short_bytes) + ROW_ENDS <= MAX_COUNT

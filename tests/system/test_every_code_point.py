@@ -43,3 +43,4 @@ def test_every_code_point_gives_the_same_features(tokenizer: Tokenizer, lowercas
     assert list(by_training(read(texts, spec), tables)) == expected
     for start in range(0, len(texts), 256):
         assert list(session.run(texts[start : start + 256])) == expected[start : start + 256]
+    assert list(session.alone(texts)) == expected
