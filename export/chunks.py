@@ -1,12 +1,12 @@
-"""What text models do with the features of many texts: a Loop takes chunks, and sums their weights.
+"""How text models take many texts: in chunks, one after the other in a Loop.
 
 Chunks are so small that neither the padded ids nor the rows of A that are gathered for them pass a limit,
-however long one text of a batch is: a very long one has a chunk of its own, and its rows are taken in blocks.
+however long one text of a batch is: a very long one has a chunk of its own, and its rows are taken in blocks
+(`export.sums`).
 """
 
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import TensorProto
 
 from export.graph import Graph, value
@@ -15,10 +15,15 @@ MEMORY_LIMIT = 64 << 20
 """Bytes that a chunk's gathered rows of A may take, in float32 and float64 together."""
 BYTES_PER_WEIGHT = 12
 """A gathered weight in float32 and in float64."""
-CACHE_CELLS = 19_200
-"""Texts times labels of a chunk: larger ones fall out of the processor's cache (at 2 to 150 labels)."""
+CACHE_CELLS = 2_400
+"""Texts times labels of a chunk, at most: the rows of larger ones, of texts of all lengths that are padded to
+the longest, fall out of the processor's cache (at 77 and 150 labels)."""
+WHOLE_CELLS = 7_200
+"""The same of texts that are taken without a Loop: up to here they are as fast as in several chunks."""
 MAX_CHUNK = 256
 """Texts that are taken at once, at most."""
+MAX_NGRAM_CHUNK = 16
+"""The same where features are n-grams, of which a text has many."""
 MAX_WIDTH = 255
 """Tokens of a text in a full chunk, at most."""
 MAX_BLOCK = 1 << 16
@@ -42,6 +47,8 @@ class Chunking:
 
     size: int
     """Texts of a full chunk."""
+    whole_size: int
+    """Texts that are taken at once where there are no others."""
     short_bytes: int
     """Bytes that each of them may have."""
     medium_size: int
@@ -65,19 +72,25 @@ class Chunking:
         cells = max(1, MEMORY_LIMIT // (BYTES_PER_WEIGHT * num_labels))  # a full chunk's are below MAX_BLOCK
         size = min(MAX_CHUNK, max(1, CACHE_CELLS // num_labels))
         width = max(1, min(MAX_WIDTH, cells // size))
-        return cls._of(size, 2 * width, cells)
+        whole_size = min(MAX_CHUNK, max(1, min(WHOLE_CELLS // num_labels, cells // width)))
+        return cls._of(size, whole_size, 2 * width, cells)
 
     @classmethod
     def of_ngrams(cls, num_labels: int, ids_per_byte: int) -> "Chunking":
         """The same where each byte of a text, and each of `ROW_ENDS`, may have so many features."""
         cells = min(MAX_BLOCK, max(1, MEMORY_LIMIT // (BYTES_PER_WEIGHT * num_labels)))
-        size = min(MAX_CHUNK, max(1, cells // (ids_per_byte * (SHORT_TEXT + ROW_ENDS))))
-        return cls._of(size, max(1, cells // (ids_per_byte * size) - ROW_ENDS), cells)
+        size = min(MAX_NGRAM_CHUNK, max(1, cells // (ids_per_byte * (SHORT_TEXT + ROW_ENDS))))
+        return cls._of(size, 1, max(1, cells // (ids_per_byte * size) - ROW_ENDS), cells)
 
     @classmethod
-    def _of(cls, size: int, short_bytes: int, cells: int) -> "Chunking":
-        medium_size = max(1, size // 8)
-        return cls(size=size, short_bytes=short_bytes, medium_size=medium_size, block=min(MAX_BLOCK, cells))
+    def _of(cls, size: int, whole_size: int, short_bytes: int, cells: int) -> "Chunking":
+        return cls(
+            size=size,
+            whole_size=whole_size,
+            short_bytes=short_bytes,
+            medium_size=max(1, size // 8),
+            block=min(MAX_BLOCK, cells),
+        )
 
 
 def matches_all(graph: Graph, texts: str, pattern: str) -> str:
@@ -160,99 +173,3 @@ def chunk_body() -> Graph:
 def add_chunk_texts(graph: Graph, chunks: str) -> str:
     """The texts of the chunk: string [s], s > 0."""
     return graph.add("Gather", "text", graph.add("Gather", chunks, "chunk/index"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weighted:
-    """The features of c texts, and what each counts."""
-
-    ids: str
-    """[c, T]: V in places without a feature."""
-    values: str | None = None
-    """What each of them counts in each of G groups: float64 [c, G, T]; None where each counts once."""
-    num_groups: int = 0
-    """G."""
-    norms: str | None = None
-    """What the sums of each group are divided by: float64 [c, G, 1]; None for nothing."""
-
-    def shape_of_sums(self, num_labels: int) -> list[int]:
-        """That of one text's sums: [K], or [G, K]."""
-        return [self.num_groups, num_labels] if self.num_groups else [num_labels]
-
-
-def add_log_probs(body: Graph, features: Weighted, chunking: Chunking, num_labels: int) -> None:
-    """Ends the body with the log-probabilities of its c texts, [c, K].
-
-    Where c * T is more than a block, c is 1.
-    """
-    at_once = Graph("at_once/")
-    add_weighted_sum(at_once, features.ids, features.values, "at_once/sums")
-    in_blocks = Graph("in_blocks/")
-    _sum_in_blocks(in_blocks, features, chunking.block, num_labels)
-    (sums,) = body.add_if(
-        body.add("LessOrEqual", body.add("Size", features.ids), body.constant(chunking.block)),
-        then=at_once,
-        otherwise=in_blocks,
-        outputs={"sums": (TensorProto.DOUBLE, ["c", *features.shape_of_sums(num_labels)])},
-    )
-    if features.norms is not None:
-        sums = body.add("Div", sums, features.norms)
-    if features.num_groups:
-        sums = body.add("ReduceSum", sums, body.constant([1]), keepdims=0)
-    add_log_softmax(body, sums, "chunk/log_probs")
-    body.add("Identity", "chunk/go", output="chunk/go_on")
-
-
-def _sum_in_blocks(graph: Graph, features: Weighted, block: int, num_labels: int) -> None:
-    """The sums of the rows of one text, ids [1, T], in a Loop over blocks of its ids: [1, K] or [1, G, K]."""
-    shape = [1, *features.shape_of_sums(num_labels)]
-    num_ids = graph.add("Size", features.ids)
-    num_blocks = graph.add("Div", graph.add("Add", num_ids, graph.constant(block - 1)), graph.constant(block))
-    body = Graph("block/")
-    start = body.add("Reshape", body.add("Mul", "block/index", body.constant(block)), body.constant([1]))
-    end = body.add("Add", start, body.constant([block]))
-    last = body.constant([-1])
-    ids = body.add("Slice", features.ids, start, end, last)
-    values = features.values and body.add("Slice", features.values, start, end, last)
-    add_weighted_sum(body, ids, values, "block/own")
-    body.add("Add", "block/sums", "block/own", output="block/sums_out")
-    body.add("Identity", "block/go", output="block/go_on")
-    graph.add(
-        "Loop",
-        num_blocks,
-        "",
-        graph.constant(np.zeros(shape)),
-        output="in_blocks/sums",
-        body=body.build(
-            inputs=[
-                value("block/index", TensorProto.INT64, []),
-                value("block/go", TensorProto.BOOL, []),
-                value("block/sums", TensorProto.DOUBLE, shape),
-            ],
-            outputs=[
-                value("block/go_on", TensorProto.BOOL, []),
-                value("block/sums_out", TensorProto.DOUBLE, shape),
-            ],
-        ),
-    )
-
-
-def add_weighted_sum(graph: Graph, ids: str, values: str | None, output: str) -> None:
-    """The rows of A that the ids name, times their values, summed in float64: [c, K] or [c, G, K]."""
-    rows = graph.add("Cast", graph.add("Gather", "weight", ids), to=TensorProto.DOUBLE)  # [c, T, K]
-    if values is None:
-        graph.add("ReduceSum", rows, graph.constant([1]), keepdims=0, output=output)
-    else:
-        graph.add("MatMul", values, rows, output=output)
-
-
-def add_log_softmax(graph: Graph, sums: str, output: str) -> None:
-    """log softmax(sums + b), float32 [n, K], of float64 sums.
-
-    The largest logit is taken off in float64; what is left loses no more than its last bit in float32,
-    whose exponentials are several times as fast.
-    """
-    logits = graph.add("Add", sums, "bias")
-    largest = graph.add("ReduceMax", logits, graph.constant([1]), keepdims=1)
-    shifted = graph.add("Cast", graph.add("Sub", logits, largest), to=TensorProto.FLOAT)
-    graph.add("LogSoftmax", shifted, axis=1, output=output)

@@ -18,11 +18,8 @@ from export.chunks import (
     ROW_ENDS,
     SHORT_TEXT,
     Chunking,
-    Weighted,
     add_chunk_texts,
     add_chunks_by_length,
-    add_log_probs,
-    add_log_softmax,
     add_loop,
     at_most_bytes,
     chunk_body,
@@ -30,28 +27,29 @@ from export.chunks import (
 )
 from export.code_graph import add_codes
 from export.graph import Graph, nodes
+from export.sums import Weighted, WeightTable, add_log_probs, add_log_softmax
 from export.weighting_graph import add_sums_of_one, add_weights
 from serving.features.levels import NO_NUMBER
 from serving.features.lookup import BOUNDARY, Tables
 from serving.features.specification import FeatureSpec
 
 
-def add(main: Graph, tables: Tables, spec: FeatureSpec, num_labels: int) -> None:
+def add(main: Graph, table: WeightTable, tables: Tables, spec: FeatureSpec) -> None:
     """Adds `log_probs`, float32 [N, K], of `text`; `fill_lookups` then gives the lookups their keys."""
     num_kinds = -(-(1 + len(tables.word_levels)) // 2) + len(tables.char_lengths) + len(tables.char_levels)
-    chunking = Chunking.of_ngrams(num_labels, num_kinds)
+    chunking = Chunking.of_ngrams(table.num_labels, num_kinds)
     if not tables.has_two_lookups:
-        _add_chunks(main, tables, spec, chunking, num_labels)
+        _add_chunks(main, table, tables, spec, chunking)
         return
     alone, cut = Graph("alone/"), Graph("cut/")
     most_bytes = min(SHORT_TEXT, chunking.short_bytes)
-    _add_alone(alone, tables, spec, most_bytes)
-    _add_chunks(cut, tables, spec, chunking, num_labels)
+    _add_alone(alone, table, tables, spec, most_bytes)
+    _add_chunks(cut, table, tables, spec, chunking)
     main.add_if(
         _is_short_and_alone(main, most_bytes),
         then=alone,
         otherwise=cut,
-        outputs={"log_probs": (TensorProto.FLOAT, ["N", num_labels])},
+        outputs={"log_probs": (TensorProto.FLOAT, ["N", table.num_labels])},
     )
 
 
@@ -61,22 +59,24 @@ def _is_short_and_alone(graph: Graph, most_bytes: int) -> str:
     return matches_all_and(graph, "text", at_most_bytes(most_bytes), is_one)
 
 
-def _add_alone(graph: Graph, tables: Tables, spec: FeatureSpec, most_bytes: int) -> None:
+def _add_alone(graph: Graph, table: WeightTable, tables: Tables, spec: FeatureSpec, most_bytes: int) -> None:
     """The log-probabilities of one text of at most so many bytes."""
     ids = add_ids_of_one(graph, "text", tables, only_words=spec.tokenizer == "words")
-    sums = add_sums_of_one(graph, ids, tables, spec, most_bytes + ROW_ENDS)
+    sums = add_sums_of_one(graph, ids, table, tables, spec, most_bytes + ROW_ENDS)
     add_log_softmax(graph, sums, f"{graph.prefix}log_probs")
 
 
-def _add_chunks(graph: Graph, tables: Tables, spec: FeatureSpec, chunking: Chunking, num_labels: int) -> None:
+def _add_chunks(
+    graph: Graph, table: WeightTable, tables: Tables, spec: FeatureSpec, chunking: Chunking
+) -> None:
     """Those of any texts, in a Loop over chunks."""
     add_chunks_by_length(graph, chunking)
     body = chunk_body()
     texts = add_chunk_texts(body, f"{graph.prefix}chunks")
     ids = add_feature_ids(body, texts, tables, only_words=spec.tokenizer == "words")
     weighted = add_weights(body, ids, tables, spec) if spec.is_weighted else Weighted(ids=ids)
-    add_log_probs(body, weighted, chunking, num_labels)
-    add_loop(graph, body, num_labels)
+    add_log_probs(body, weighted, table, chunking.block)
+    add_loop(graph, body, table.num_labels)
 
 
 def add_feature_ids(graph: Graph, texts: str, tables: Tables, *, only_words: bool) -> str:

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from export import ngram_graph, token_graph
 from export.graph import Graph, value
 from export.onnx_file import OnnxFile
+from export.sums import WeightTable
 from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec
 
@@ -48,10 +49,11 @@ def build(
     """
     num_labels = len(labels)
     main = Graph()
+    table = WeightTable.add(main, len(vocabulary), num_labels)
     if features is None:
-        token_graph.add(main, num_labels, vocabulary)
+        token_graph.add(main, table, vocabulary)
     else:
-        ngram_graph.add(main, features.tables, features.spec, num_labels)
+        ngram_graph.add(main, table, features.tables, features.spec)
     main.add("Gather", "labels", main.add("ArgMax", "log_probs", axis=1, keepdims=0), output="label")
     graph = main.build(
         inputs=[value("text", TensorProto.STRING, ["N"])],

@@ -16,19 +16,16 @@ from onnx import AttributeProto, GraphProto, TensorProto
 
 from export.chunks import (
     Chunking,
-    Weighted,
     add_chunk_texts,
     add_chunks_by_length,
-    add_log_probs,
-    add_log_softmax,
     add_loop,
-    add_weighted_sum,
     at_most_bytes,
     chunk_body,
     matches_all,
     matches_all_and,
 )
 from export.graph import Graph, nodes
+from export.sums import Weighted, WeightTable, add_log_probs, add_log_softmax, add_weighted_sum
 from serving.features.lookup import MAX_SECOND_LOOKUP
 from serving.features.specification import WHITESPACE
 
@@ -50,44 +47,44 @@ def has_two_lookups(num_words: Any, num_bytes: Any) -> Any:
     return LOOKUP_BYTES * num_words + 2 * num_bytes <= MAX_SECOND_LOOKUP
 
 
-def add(main: Graph, num_labels: int, vocabulary: Sequence[str]) -> None:
+def add(main: Graph, table: WeightTable, vocabulary: Sequence[str]) -> None:
     """Adds `log_probs`, float32 [N, K], of `text`; `fill_lookups` then gives the lookups their words."""
-    chunking = Chunking.of_tokens(num_labels)
+    chunking = Chunking.of_tokens(table.num_labels)
     if not has_two_lookups(len(vocabulary), sum(len(word.encode()) for word in vocabulary)):
-        _add_chunks(main, chunking, num_labels)
+        _add_chunks(main, chunking, table)
         return
     whole, cut = Graph("whole/"), Graph("cut/")
-    _add_whole(whole)
-    _add_chunks(cut, chunking, num_labels)
+    _add_whole(whole, table)
+    _add_chunks(cut, chunking, table)
     main.add_if(
         _is_one_chunk(main, chunking),
         then=whole,
         otherwise=cut,
-        outputs={"log_probs": (TensorProto.FLOAT, ["N", num_labels])},
+        outputs={"log_probs": (TensorProto.FLOAT, ["N", table.num_labels])},
     )
 
 
 def _is_one_chunk(graph: Graph, chunking: Chunking) -> str:
-    """Whether there are some texts, no more than a chunk has, and all of them short: bool [1]."""
+    """Whether there are some texts, so few that no Loop is needed, and all of them short: bool [1]."""
     number = graph.add("Shape", "text")
-    clipped = graph.add("Clip", number, graph.constant(1), graph.constant(chunking.size))
+    clipped = graph.add("Clip", number, graph.constant(1), graph.constant(chunking.whole_size))
     are_some = graph.add("Equal", number, clipped)
     return matches_all_and(graph, "text", at_most_bytes(chunking.short_bytes), are_some)
 
 
-def _add_whole(graph: Graph) -> None:
+def _add_whole(graph: Graph, table: WeightTable) -> None:
     """The log-probabilities of all texts, at once."""
-    add_weighted_sum(graph, _add_ids(graph, "text"), None, f"{graph.prefix}sums")
+    add_weighted_sum(graph, _add_ids(graph, "text"), None, table, f"{graph.prefix}sums")
     add_log_softmax(graph, f"{graph.prefix}sums", f"{graph.prefix}log_probs")
 
 
-def _add_chunks(graph: Graph, chunking: Chunking, num_labels: int) -> None:
+def _add_chunks(graph: Graph, chunking: Chunking, table: WeightTable) -> None:
     """The same in a Loop over chunks."""
     add_chunks_by_length(graph, chunking)
     body = chunk_body()
     ids = _add_ids(body, add_chunk_texts(body, f"{graph.prefix}chunks"))
-    add_log_probs(body, Weighted(ids=ids), chunking, num_labels)
-    add_loop(graph, body, num_labels)
+    add_log_probs(body, Weighted(ids=ids), table, chunking.block)
+    add_loop(graph, body, table.num_labels)
 
 
 def _add_ids(graph: Graph, texts: str) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from export.chunks import Weighted
 from export.graph import Graph
+from export.sums import Weighted, WeightTable
 from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec
 
@@ -22,7 +22,9 @@ MAX_COUNT = np.iinfo(COUNT_DTYPE).max
 """Of a feature in one short text."""
 
 
-def add_sums_of_one(graph: Graph, ids: str, tables: Tables, spec: FeatureSpec, most: int) -> str:
+def add_sums_of_one(
+    graph: Graph, ids: str, table: WeightTable, tables: Tables, spec: FeatureSpec, most: int
+) -> str:
     """The sums of the rows of A that one text's features name, times what these count: double [1, K].
 
     ids: int64 [M], V among them, and at least one that is not.
@@ -30,7 +32,7 @@ def add_sums_of_one(graph: Graph, ids: str, tables: Tables, spec: FeatureSpec, m
     """
     is_known = graph.add("Less", ids, graph.constant(tables.none))
     known = graph.add("Compress", ids, is_known, axis=0)  # [k]
-    rows = graph.add("Cast", graph.add("Gather", "weight", known), to=TensorProto.DOUBLE)  # [k, K]
+    rows = table.add_rows(graph, known)  # [k, K]
     if not spec.is_weighted:
         return graph.add("ReduceSum", rows, graph.constant([0]), keepdims=1)
 

@@ -221,7 +221,7 @@ def test_the_text_model_counts_the_words_of_fuzzed_texts(fuzzed: list[str], only
     np.add.at(expected, (np.repeat(np.arange(len(texts)), np.diff(bags.offsets)), bags.ids), 1)
     found: list[npt.NDArray[np.int64]] = []
     splits: set[bool] = set()
-    size = Chunking.of_tokens(len(parameters.labels)).size
+    size = Chunking.of_tokens(len(parameters.labels)).whole_size
     for batch in batches(texts, [LARGE_BATCH, 1, 7, 256, 300]):
         log_probs, _, ways = session.run(batch)
         found.append(counts(log_probs))

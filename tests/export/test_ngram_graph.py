@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import NodeProto, TensorProto
 
-from export.chunks import MAX_BLOCK, MAX_CHUNK, ROW_ENDS, SHORT_TEXT, Chunking
+from export.chunks import MAX_BLOCK, MAX_NGRAM_CHUNK, ROW_ENDS, SHORT_TEXT, Chunking
 from export.graph import nodes, value
 from export.limits import GRAPH_BYTES, check_size, text_model_bytes
 from export.weighting_graph import MAX_COUNT
@@ -112,7 +112,7 @@ def test_a_token_that_shares_a_known_ones_hash_is_not_taken_for_it() -> None:
 def test_chunks_keep_within_the_limits(num_labels: int, ids_per_byte: int) -> None:
     """If it failed, a batch would ask for more memory than was planned, or a chunk would hold no text."""
     chunking = Chunking.of_ngrams(num_labels, ids_per_byte)
-    assert 1 <= chunking.medium_size <= chunking.size <= MAX_CHUNK
+    assert 1 <= chunking.medium_size <= chunking.size <= MAX_NGRAM_CHUNK
     assert 1 <= chunking.block <= MAX_BLOCK
     assert chunking.size == 1 or chunking.short_bytes >= SHORT_TEXT
     for size, length in (

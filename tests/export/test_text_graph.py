@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import onnxruntime as ort
 import pytest
 
 from export import token_graph
-from export.chunks import CACHE_CELLS, MAX_CHUNK, MAX_WIDTH, Chunking
+from export.chunks import CACHE_CELLS, MAX_CHUNK, MAX_WIDTH, WHOLE_CELLS, Chunking
 from export.graph import nodes
 from serving.bundle import onnx_metadata
 from serving.features.specification import FeatureSpec
@@ -65,10 +66,10 @@ def assert_agrees(
 def expected_ways(texts: list[str], chunking: Chunking) -> Ways:
     """The ways that texts should take."""
     longest = max((len(text.encode()) for text in texts), default=0)
-    is_one_chunk = 0 < len(texts) <= chunking.size and longest <= chunking.short_bytes
+    is_one_chunk = 0 < len(texts) <= chunking.whole_size and longest <= chunking.short_bytes
     most = chunking.size if longest <= chunking.short_bytes else chunking.medium_size
     most = most if longest <= chunking.medium_bytes else 1
-    number = -(-len(texts) // most)
+    number = 1 if is_one_chunk else -(-len(texts) // most)
     size = -(-len(texts) // max(1, number))
     chunks = [texts[row * size : (row + 1) * size] or texts[-1:] for row in range(number)]
     return Ways(is_one_chunk, [not any(re.search(r"[^\S ]", text) for text in chunk) for chunk in chunks])
@@ -82,8 +83,8 @@ def test_every_row_gets_the_references_log_probs_in_batches_of_any_size(
     """If it failed, a batch of some size would lose a row, gain one, or answer one row with another's."""
     parameters = random_parameters(num_labels, VOCABULARY)
     session, chunking = TextSession(parameters), Chunking.of_tokens(num_labels)
-    size = chunking.size
-    for number in {0, 1, 7, 256, 300 if num_labels <= 150 else 8, size - 1, size, size + 1, 2 * size + 1}:
+    edges = {size + more for size in (chunking.size, chunking.whole_size) for more in (-1, 0, 1, size + 1)}
+    for number in {0, 1, 7, 256, 300 if num_labels <= 150 else 8, *edges}:
         texts = [text_of(row % 9, separator=separator, first=row) for row in range(number)]
         assert_agrees(session, parameters, texts, ways=expected_ways(texts, chunking))
 
@@ -96,11 +97,10 @@ def test_a_large_vocabulary_is_looked_up_in_one_place(
     monkeypatch.setattr(token_graph, "MAX_SECOND_LOOKUP", 0)
     parameters = random_parameters(77, VOCABULARY)
     assert [node.op_type for node in nodes(text_model(parameters).graph)].count("LabelEncoder") == 1
-    session, chunking = TextSession(parameters), Chunking.of_tokens(77)
+    session, chunking = TextSession(parameters), replace(Chunking.of_tokens(77), whole_size=0)
     for number in (0, 1, 7, chunking.size, chunking.size + 1):
         texts = [text_of(row % 9, separator=separator, first=row) for row in range(number)]
-        expected = expected_ways(texts, chunking)._replace(is_one_chunk=False)
-        assert_agrees(session, parameters, texts, ways=expected)
+        assert_agrees(session, parameters, texts, ways=expected_ways(texts, chunking))
 
 
 @pytest.mark.parametrize("num_labels", LABELS)
@@ -119,11 +119,12 @@ def test_texts_at_the_edges_of_the_chunks_are_whole(num_labels: int, separator: 
             for more in (-1, 0, 1)
         ),
     ]
-    others = [text_of(3, first=row) for row in range(chunking.size + 3)]
     for edge in edges:
         assert_agrees(session, parameters, [edge], ways=expected_ways([edge], chunking))
-        beside = [*others[: chunking.size // 2], edge, *others[chunking.size // 2 :]]
-        assert_agrees(session, parameters, beside, ways=expected_ways(beside, chunking))
+        for number in {chunking.size + 3, chunking.whole_size + 3}:
+            beside = [text_of(3, first=row) for row in range(number)]
+            beside[number // 2] = edge
+            assert_agrees(session, parameters, beside, ways=expected_ways(beside, chunking))
 
 
 def test_a_text_that_passes_all_limits_is_summed_in_blocks_without_a_seam() -> None:
@@ -288,8 +289,11 @@ def test_chunks_keep_within_the_limits(num_labels: int) -> None:
     assert 1 <= chunking.medium_size <= chunking.size <= MAX_CHUNK
     assert 1 <= chunking.width <= MAX_WIDTH
     assert chunking.size == 1 or chunking.size * num_labels <= CACHE_CELLS
+    assert chunking.whole_size == 1 or chunking.whole_size * num_labels <= WHOLE_CELLS
+    assert 1 <= chunking.whole_size <= MAX_CHUNK
     assert chunking.block >= 1
-    assert chunking.block == 1 or chunking.size * chunking.width <= chunking.block
+    for size in (chunking.size, chunking.whole_size):
+        assert chunking.block == 1 or size * chunking.width <= chunking.block
 
 
 MEASURE = """
