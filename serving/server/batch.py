@@ -33,14 +33,17 @@ class Batch:
         texts: list[str],
         found: Callable[[Float32], None],
         failed: Callable[[Exception], None],
+        *,
+        others_may_come: bool = True,
     ) -> None:
         """Calls one of two functions, which raise nothing, in the event loop's next turn at the latest.
 
         found: with the log-probabilities [N, K] of a request's texts.
         failed: with what `Predictor.log_probs` raises for them.
+        others_may_come: whether it is worth a turn to wait for other requests.
         """
         request = _Waiting(predictor, texts, found, failed)
-        if len(texts) > MAX_TEXTS // 2:
+        if len(texts) > MAX_TEXTS // 2 or not (others_may_come or self._waiting):
             _answer([request])
             return
         if not self._waiting:

@@ -61,12 +61,19 @@ class Direct:
         self._batch.flush()
 
     def answer(
-        self, body: bytes, header_length: str | None, client: str, send: Callable[[Reply], bool]
+        self,
+        body: bytes,
+        header_length: str | None,
+        client: str,
+        send: Callable[[Reply], bool],
+        *,
+        is_alone: bool,
     ) -> None:
         """Hands the answer to a request to `send`, in the event loop's next turn at the latest.
 
         header_length: the header `Inference-Header-Content-Length`; None where there is none.
         send: says whether the client was still there.
+        is_alone: whether there is no other connection, whose request could be classified with it.
         """
         start = time.perf_counter()
         num_texts = 0
@@ -100,4 +107,4 @@ class Direct:
         except Exception as error:  # noqa: BLE001 - told in the answer, and logged where it is ours
             failed(error)
         else:
-            self._batch.add(predictor, asked.texts, found, failed)
+            self._batch.add(predictor, asked.texts, found, failed, others_may_come=not is_alone)

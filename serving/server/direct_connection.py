@@ -106,7 +106,8 @@ class DirectConnection(Connection):
         body = piece[len(piece) - announced.length :]
         client = self.client[0] if self.client else ""
         self._is_due = True
-        self.direct.answer(body, announced.header_length, client, self._send)
+        is_alone = len(self.connections) == 1
+        self.direct.answer(body, announced.header_length, client, self._send, is_alone=is_alone)
 
     def _is_answering(self) -> bool:
         return self._is_due or super()._is_answering()

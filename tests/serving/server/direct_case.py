@@ -32,9 +32,9 @@ def binary(*texts: str) -> tuple[bytes, str]:
 
 
 class Case:
-    """A connection to a real server's parts."""
+    """A connection to a real server's parts; there is another one, unless it is said to be alone."""
 
-    def __init__(self, server: Server, request_seconds: float = 10.0) -> None:
+    def __init__(self, server: Server, request_seconds: float = 10.0, *, is_alone: bool = False) -> None:
         self.server = server
         self.state = ServerState()
         self.transport = Transport()
@@ -42,6 +42,9 @@ class Case:
         kind = limited(request_seconds, server.metrics.answered, server.direct)
         self.connection = kind(config=config, server_state=self.state, app_state={})
         self.connection.connection_made(self.transport)
+        if not is_alone:
+            other = kind(config=config, server_state=self.state, app_state={})
+            self.state.connections.add(other)
 
     def gets(self, data: bytes) -> None:
         self.connection.data_received(data)

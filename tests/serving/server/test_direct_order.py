@@ -76,6 +76,24 @@ def test_an_answer_is_sent_before_the_next_request_is_read(server: Server) -> No
     in_a_loop(server, test)
 
 
+def test_the_only_connections_request_is_answered_at_once(server: Server) -> None:
+    """If it failed, a client would wait for requests that nobody can send."""
+
+    async def test(case: Case) -> None:
+        alone = Case(case.server, is_alone=True)
+        with alone.transport.socket, alone.transport.client:
+            alone.gets(ONE)
+            assert alone.transport.written.startswith(b"HTTP/1.1 200 OK")
+            # But where others wait they are classified together.
+            case.gets(ONE)
+            alone.gets(TWO)
+            assert not case.transport.written
+            assert await alone.statuses() == [200, 200]
+            assert await case.statuses() == [200]
+
+    in_a_loop(server, test)
+
+
 def test_a_request_that_has_come_is_not_too_slow(server: Server) -> None:
     """If it failed, a connection would be closed soon after a request whose head came in pieces."""
 
