@@ -4,7 +4,7 @@ The one path that is asked thousands of times a second, in two ways: `serving.se
 whole at once, `serving.server.infer_path` everything else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from serving.answer import Answer, selection_of
@@ -46,7 +46,10 @@ class Infer:
         header_length: the header `Inference-Header-Content-Length`; None where there is none.
         """
         found = protocol.read(body, header_length, self._settings.max_texts)
-        texts = _texts(found, self._settings.max_text_bytes)
+        texts = _texts(found)
+        # No text has more bytes than its request.
+        if len(body) > self._settings.max_text_bytes:
+            _check_lengths(texts, self._settings.max_text_bytes)
         wanted = _wanted(found.call)
         return Asked(predictor, found.call, texts, wanted, selection_of(found.call.parameters))
 
@@ -66,7 +69,7 @@ class Infer:
         return Reply(200, content, headers)
 
 
-def _texts(found: protocol.Request, max_bytes: int) -> list[str]:
+def _texts(found: protocol.Request) -> list[str]:
     """The request's one input: shape [N] or [N, 1]."""
     described = found.call.inputs
     if len(described) != 1 or described[0].name != "text":
@@ -75,14 +78,16 @@ def _texts(found: protocol.Request, max_bytes: int) -> list[str]:
     shape = described[0].shape
     if len(shape) > 1 and shape[1:] != [1]:
         raise DataError(f"input 'text': expected a shape [N] or [N, 1], found {shape}")
-    texts = found.strings["text"]
+    return found.strings["text"]
+
+
+def _check_lengths(texts: Sequence[str], max_bytes: int) -> None:
     for number, text in enumerate(texts):
         # A character has at most four bytes.
         if len(text) * 4 > max_bytes and len(text.encode()) > max_bytes:
             raise protocol.TooLargeError(
                 f"text {number}: expected at most {max_bytes:,} bytes, found {len(text.encode()):,}"
             )
-    return texts
 
 
 def _wanted(call: protocol.Call) -> Iterable[str]:

@@ -174,9 +174,12 @@ def _num_elements(described: Input, limit: int) -> int:
 
 
 def _flat(described: Input, number: int) -> list[str]:
-    found: list[str] = []
-    for each in described.data or []:
-        found.append(each) if isinstance(each, str) else found.extend(each)
+    data: Any = described.data or []
+    found: list[str] = data
+    if not set(map(type, data)) <= {str}:
+        found = []
+        for each in data:
+            found.append(each) if isinstance(each, str) else found.extend(each)
     if described.data is None or len(found) != number:
         raise DataError(
             f"input {described.name!r}: shape {described.shape} has {number:,} elements, and the data "
