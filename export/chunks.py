@@ -33,6 +33,8 @@ ROW_ENDS = 4
 """Places that a text takes beyond one for each of its code points, where features are n-grams."""
 SHORT_TEXT = 200
 """Bytes that a text in a full chunk may have at least, where features are n-grams."""
+MAX_SHORT_TEXT = 2 * MAX_WIDTH
+"""The same at most: to load a pattern for tens of thousands of bytes takes RE2 seconds."""
 
 
 def at_most_bytes(limit: int) -> str:
@@ -80,7 +82,8 @@ class Chunking:
         """The same where each byte of a text, and each of `ROW_ENDS`, may have so many features."""
         cells = min(MAX_BLOCK, max(1, MEMORY_LIMIT // (BYTES_PER_WEIGHT * num_labels)))
         size = min(MAX_NGRAM_CHUNK, max(1, cells // (ids_per_byte * (SHORT_TEXT + ROW_ENDS))))
-        return cls._of(size, 1, max(1, cells // (ids_per_byte * size) - ROW_ENDS), cells)
+        short_bytes = min(MAX_SHORT_TEXT, max(1, cells // (ids_per_byte * size) - ROW_ENDS))
+        return cls._of(size, 1, short_bytes, cells)
 
     @classmethod
     def _of(cls, size: int, whole_size: int, short_bytes: int, cells: int) -> "Chunking":

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import NodeProto, TensorProto
 
-from export.chunks import MAX_BLOCK, MAX_NGRAM_CHUNK, ROW_ENDS, SHORT_TEXT, Chunking
+from export.chunks import MAX_BLOCK, MAX_NGRAM_CHUNK, MAX_SHORT_TEXT, ROW_ENDS, SHORT_TEXT, Chunking
 from export.graph import nodes, value
 from export.limits import GRAPH_BYTES, check_size, text_model_bytes
 from export.weighting_graph import MAX_COUNT
@@ -114,6 +114,7 @@ def test_chunks_keep_within_the_limits(num_labels: int, ids_per_byte: int) -> No
     chunking = Chunking.of_ngrams(num_labels, ids_per_byte)
     assert 1 <= chunking.medium_size <= chunking.size <= MAX_NGRAM_CHUNK
     assert 1 <= chunking.block <= MAX_BLOCK
+    assert chunking.short_bytes <= MAX_SHORT_TEXT
     assert chunking.size == 1 or chunking.short_bytes >= SHORT_TEXT
     for size, length in (
         (chunking.size, chunking.short_bytes),
