@@ -24,15 +24,7 @@ def add_codes(graph: Graph, texts: str, *, only_words: bool) -> str:
 
     only_words: whether tokens are words alone, rather than what whitespace separates.
     """
-    characters = graph.add(
-        "Tokenizer",
-        texts,
-        domain="com.microsoft",
-        mark=0,
-        mincharnum=1,
-        pad_value="",
-        separators=[""],
-    )
+    characters = graph.tokenize(texts, "")
     codes = graph.add("LabelEncoder", characters, domain="ai.onnx.ml", name="codes")
     if only_words:
         codes = _add_final_codes(graph, characters, codes)

@@ -51,6 +51,22 @@ class Graph:
         self.add("If", condition, output=names, then_branch=branch(then), else_branch=branch(otherwise))
         return names
 
+    def tokenize(self, texts: str, separator: str, output: str | None = None) -> str:
+        """The parts of c texts that a pattern separates, in RE2's syntax: string [c, T], padded with "".
+
+        separator: "" for a part for each code point.
+        """
+        return self.add(
+            "Tokenizer",
+            texts,
+            domain="com.microsoft",
+            mark=0,
+            mincharnum=1,
+            pad_value="",
+            separators=[separator],
+            output=output,
+        )
+
     def take(self, vector: str, places: str) -> str:
         """The values at the places of a vector: `places` is one too.
 

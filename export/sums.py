@@ -8,7 +8,7 @@ from onnx import TensorProto
 from export.graph import Graph, value
 
 MAX_CONVERTED = 16 << 20
-"""Bytes, in float32, of a table that is held in float64: so many more it takes in memory twice."""
+"""Bytes, in float32, of a table that is held in float64, in which it takes twice as many of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,16 +91,7 @@ def _add_ids(graph: Graph, texts: str) -> str:
     """The ids of the tokens of c texts, c > 0: int64 [c, T], V in all other places."""
     split, tokenized = Graph(f"{graph.prefix}split/"), Graph(f"{graph.prefix}tokenized/")
     split.add("StringSplit", texts, output=[f"{split.prefix}tokens", f"{split.prefix}lengths"])
-    tokenized.add(
-        "Tokenizer",
-        texts,
-        domain="com.microsoft",
-        mark=0,
-        mincharnum=1,
-        pad_value="",
-        separators=[SEPARATOR],
-        output=f"{tokenized.prefix}tokens",
-    )
+    tokenized.tokenize(texts, SEPARATOR, output=f"{tokenized.prefix}tokens")
     (tokens,) = graph.add_if(
         matches_all(graph, texts, ONLY_SPACES),
         then=split,

@@ -48,7 +48,7 @@ def add_sums_of_one(
     values = graph.add("Mul", scales, values)  # [G, k]
     sums = graph.add("MatMul", values, rows)  # [G, K]
     if spec.normalize == "l2":
-        # So often does a square of the share occur: its root before the sum is that of the whole count.
+        # Where c occurrences count v together, each counts v / c; c squares of v / c * sqrt(c) are v * v.
         root = graph.take(graph.constant(np.sqrt(np.arange(most + 1.0))), counts)
         length = graph.add("ReduceL2", graph.add("Mul", values, root), graph.constant([1]), keepdims=1)
         sums = graph.add("Div", sums, graph.add("Max", length, graph.constant(TINY)))

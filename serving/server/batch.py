@@ -34,16 +34,16 @@ class Batch:
         found: Callable[[Float32], None],
         failed: Callable[[Exception], None],
         *,
-        others_may_come: bool = True,
+        is_alone: bool = False,
     ) -> None:
         """Calls one of two functions, which raise nothing, in the event loop's next turn at the latest.
 
         found: with the log-probabilities [N, K] of a request's texts.
         failed: with what `Predictor.log_probs` raises for them.
-        others_may_come: whether it is worth a turn to wait for other requests.
+        is_alone: whether no other request can come in this turn.
         """
         request = _Waiting(predictor, texts, found, failed)
-        if len(texts) > MAX_TEXTS // 2 or not (others_may_come or self._waiting):
+        if len(texts) > MAX_TEXTS // 2 or (is_alone and not self._waiting):
             _answer([request])
             return
         if not self._waiting:

@@ -107,4 +107,4 @@ class Direct:
         except Exception as error:  # noqa: BLE001 - told in the answer, and logged where it is ours
             failed(error)
         else:
-            self._batch.add(predictor, asked.texts, found, failed, others_may_come=not is_alone)
+            self._batch.add(predictor, asked.texts, found, failed, is_alone=is_alone)
