@@ -9,9 +9,6 @@ chunks nor rows of one length, which take half of its time. Each way has lookups
 takes memory and time to load: where they are large there is only the way of the chunks.
 """
 
-from collections.abc import Iterator, Sequence
-
-import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto
 
 from export.chunks import (
@@ -27,10 +24,11 @@ from export.chunks import (
 )
 from export.code_graph import add_codes
 from export.graph import Graph, nodes
+from export.lookup_graph import add_char_ids, add_tokens, add_word_ids
 from export.sums import Weighted, WeightTable, add_log_probs, add_log_softmax
+from export.vectors import joined, part, places, put
 from export.weighting_graph import add_sums_of_one, add_weights
-from serving.features.levels import NO_NUMBER
-from serving.features.lookup import BOUNDARY, Tables
+from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec
 
 
@@ -86,17 +84,19 @@ def add_feature_ids(graph: Graph, texts: str, tables: Tables, *, only_words: boo
     """
     codes = add_codes(graph, texts, only_words=only_words)  # [c, w]
     flat = graph.add("Reshape", codes, graph.constant([-1]))  # [n]
-    places = _places(graph, flat)
+    own = places(graph, flat)
     none = graph.add("Expand", graph.constant(tables.none), graph.add("Shape", flat))
-    of_words = _add_word_features(graph, flat, places, tables)
-    # A token has two places of its own where it has an end; two lengths stand beside each other then.
-    together = 1 if tables.tokens is None else 2
-    parts = [
-        _put(graph, none, of_words[first : first + together]) for first in range(0, len(of_words), together)
+    starts, ends, numbers = add_tokens(graph, flat, own, tables)
+    # Those of tokens stand where these start, of pairs where the second one ends, and so on by turns.
+    of_words = [
+        (part(graph, ends if place % 2 else starts, place), ids)
+        for place, ids in enumerate(add_word_ids(graph, numbers, tables))
     ]
+    # A token has two places of its own where it has an end; two lengths stand beside each other then.
+    step = 1 if tables.tokens is None else 2
+    parts = [put(graph, none, of_words[first : first + step]) for first in range(0, len(of_words), step)]
     num_parts = len(parts) + len(tables.char_lengths) + len(tables.char_levels)
-    parts += _add_char_features(graph, flat, places, tables)
-    found = _joined(graph, parts)
+    found = joined(graph, [*parts, *add_char_ids(graph, flat, own, tables)])
     shape = graph.add("Concat", graph.constant([num_parts]), graph.add("Shape", codes), axis=0)
     by_text = graph.add("Transpose", graph.add("Reshape", found, shape), perm=[1, 0, 2])
     return graph.add("Reshape", by_text, graph.constant([0, -1]))
@@ -109,9 +109,10 @@ def add_ids_of_one(graph: Graph, text: str, tables: Tables, *, only_words: bool)
     """
     codes = add_codes(graph, text, only_words=only_words)  # [1, n]
     flat = graph.add("Reshape", codes, graph.constant([-1]))
-    places = _places(graph, flat)
-    of_words = [ids for _, ids in _add_word_features(graph, flat, places, tables)]
-    return _joined(graph, [*of_words, *_add_char_features(graph, flat, places, tables), graph.constant([-1])])
+    own = places(graph, flat)
+    _, _, numbers = add_tokens(graph, flat, own, tables)
+    of_words, of_chars = add_word_ids(graph, numbers, tables), add_char_ids(graph, flat, own, tables)
+    return joined(graph, [*of_words, *of_chars, graph.constant([-1])])
 
 
 def fill_lookups(graph: GraphProto, tables: Tables) -> None:
@@ -126,125 +127,3 @@ def fill_lookups(graph: GraphProto, tables: Tables) -> None:
                 node.attribute.add(name="keys_int64s", type=AttributeProto.INTS, ints=lookup.keys)
             node.attribute.add(name="values_int64s", type=AttributeProto.INTS, ints=lookup.numbers)
             node.attribute.add(name="default_int64", type=AttributeProto.INT, i=lookup.default)
-
-
-def _add_word_features(graph: Graph, flat: str, places: str, tables: Tables) -> list[tuple[str, str]]:
-    """The ids of tokens, of pairs of them, and so on, and places of their own: int64 [..] each.
-
-    Those of tokens are where these start, of pairs where the second one ends, and so on by turns.
-    """
-    if tables.tokens is None:
-        starts = _where(graph, graph.add("Greater", flat, graph.constant(BOUNDARY)))
-        ends, numbers = starts, graph.take(flat, starts)
-    else:
-        starts, ends, numbers = _add_tokens(graph, flat, places, tables)
-    found = [(starts, graph.take("tokens/features", numbers))]
-    base, shorter = graph.constant(len(tables.token_features)), numbers
-    longest = len(tables.word_levels) + 1
-    for length in range(2, longest + 1):
-        begun = graph.add("Mul", _part(graph, shorter, 0, -1), base)
-        key = graph.add("Add", begun, _part(graph, numbers, length - 1))
-        shorter, ids = _look_up(graph, key, f"words/{length}", is_last=length == longest)
-        found.append((_part(graph, starts if length % 2 else ends, length - 1), ids))
-    return found
-
-
-def _add_tokens(graph: Graph, flat: str, places: str, tables: Tables) -> tuple[str, str, str]:
-    """Where each of W tokens starts, the place after its end, and its number: int64 [W] each."""
-    assert tables.tokens is not None
-    inside = graph.add("Min", flat, graph.constant(BOUNDARY + 1))
-    before = _after(graph, BOUNDARY, inside)
-    step = graph.add("Sub", inside, before)
-    up = graph.add("Max", step, graph.constant(0))
-    starts = _where(graph, up)
-    ends = _where(graph, graph.add("Sub", up, step))
-
-    # The first place starts a token, so that each place has one: that which started last.
-    token = graph.add("Sub", graph.add("CumSum", up, graph.constant(0)), graph.constant(1))
-    place = graph.add("Sub", places, graph.take(starts, token))
-    place = graph.add("Min", place, graph.constant(len(tables.tokens.factors) - 1))
-    terms = graph.add("Mul", flat, graph.take("tokens/factors", place))
-    before_start, before_end = _sums(graph, terms, starts, ends, exclusive=1)
-    hashes = graph.add("Sub", before_end, before_start)
-    candidate = graph.add("LabelEncoder", hashes, domain="ai.onnx.ml", name="tokens")
-
-    begin = graph.take(graph.take("tokens/starts", candidate), token)
-    expected = graph.take("tokens/codes", graph.add("Add", begin, place))
-    difference = graph.add("Abs", graph.add("Sub", expected, flat))
-    # After the start until the boundary that ends the token: the first codes are the same where all others
-    # and the hashes are, since the first factor is odd.
-    is_found = graph.add("Equal", *_sums(graph, difference, starts, ends, exclusive=0))
-    return starts, ends, graph.add("Where", is_found, candidate, graph.constant(NO_NUMBER))
-
-
-def _add_char_features(graph: Graph, flat: str, places: str, tables: Tables) -> list[str]:
-    """The ids of character n-grams: int64 [.. n], length by length what ends at each of n places."""
-    if tables.char_grams is None:
-        return []
-    base, longest = tables.num_codes, tables.char_lengths[-1]
-    # Before the first place come the last ones, no matter which: the first has an unknown code point.
-    steps = graph.constant(np.arange(1 - longest, 1)[:, np.newaxis])
-    window = graph.add("Add", places, steps)
-    codes = graph.take(flat, graph.add("Reshape", window, graph.constant([-1])))
-    codes = graph.add("Reshape", codes, graph.constant([longest, -1]))  # [longest, n]
-    powers = np.array(
-        [[base**after if after < length else 0 for after in range(longest)] for length in tables.char_lengths]
-    )[:, ::-1]
-    keys = graph.add("MatMul", graph.constant(powers), codes)  # [lengths, n]
-    keys = graph.add("Reshape", keys, graph.constant([-1]))
-    numbers, ids = _look_up(graph, keys, "characters", is_last=not tables.char_levels)
-    found = [ids]
-    if tables.char_levels:
-        by_length = graph.add("Reshape", numbers, graph.constant([len(tables.char_lengths), -1]))
-        numbers = graph.add("Gather", by_length, graph.constant(-1))
-    most = tables.packed + len(tables.char_levels)
-    for length in range(tables.packed + 1, most + 1):
-        begun = graph.add("Mul", _after(graph, NO_NUMBER, numbers), graph.constant(base))
-        key = graph.add("Add", begun, flat)
-        numbers, ids = _look_up(graph, key, f"characters/{length}", is_last=length == most)
-        found.append(ids)
-    return found
-
-
-def _look_up(graph: Graph, keys: str, name: str, *, is_last: bool) -> tuple[str, str]:
-    """The numbers that the keys have, and the features of these; of the last table the features alone."""
-    found = graph.add("LabelEncoder", keys, domain="ai.onnx.ml", name=name)
-    return found, found if is_last else graph.take(f"{name}/features", found)
-
-
-def _places(graph: Graph, vector: str) -> str:
-    """The places of a vector, by number from 0: int64 [n]."""
-    return graph.add("Range", graph.constant(0), graph.add("Size", vector), graph.constant(1))
-
-
-def _where(graph: Graph, vector: str) -> str:
-    """Where it is not zero: int64 [W]."""
-    return graph.add("Reshape", graph.add("NonZero", vector), graph.constant([-1]))
-
-
-def _after(graph: Graph, first: int, vector: str) -> str:
-    """The value before each, and before the first one this."""
-    return graph.add("Pad", vector, graph.constant([1, -1]), graph.constant(first))
-
-
-def _part(graph: Graph, vector: str, start: int, end: int | None = None) -> str:
-    """`vector[start:end]`."""
-    last = np.iinfo(np.int64).max if end is None else end
-    return graph.add("Slice", vector, graph.constant([start]), graph.constant([last]))
-
-
-def _joined(graph: Graph, vectors: Sequence[str]) -> str:
-    """One vector after the other."""
-    return vectors[0] if len(vectors) == 1 else graph.add("Concat", *vectors, axis=0)
-
-
-def _put(graph: Graph, vector: str, parts: Sequence[tuple[str, str]]) -> str:
-    """The vector with the parts' values at their places, no two of which are the same."""
-    places, values = (_joined(graph, each) for each in zip(*parts, strict=True))
-    return graph.add("ScatterElements", vector, places, values, axis=0)
-
-
-def _sums(graph: Graph, terms: str, *places: str, exclusive: int) -> Iterator[str]:
-    """The sums of all terms until each of the places, with or without its own: [W] for each of the places."""
-    sums = graph.add("CumSum", terms, graph.constant(0), exclusive=exclusive)
-    return (graph.take(sums, some) for some in places)
