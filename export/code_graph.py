@@ -9,7 +9,8 @@ from onnx import TensorProto
 
 from export.graph import Graph
 from serving.features.code_points import WORD_RANGES
-from serving.features.lookup import BOUNDARY, UNKNOWN, UNLISTED
+from serving.features.hashes import BOUNDARY
+from serving.features.lookup import UNKNOWN, UNLISTED
 
 WORD = "[" + "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in WORD_RANGES) + "]"
 """Matches a code point that stands in words, in RE2's syntax; RE2's own classes go by its own Unicode."""
@@ -24,7 +25,7 @@ def add_codes(graph: Graph, texts: str, *, only_words: bool) -> str:
 
     only_words: whether tokens are words alone, rather than what whitespace separates.
     """
-    characters = graph.tokenize(texts, "")
+    characters = graph.tokenize(texts, separator="")
     codes = graph.add("LabelEncoder", characters, domain="ai.onnx.ml", name="codes")
     if only_words:
         codes = _add_final_codes(graph, characters, codes)

@@ -51,10 +51,12 @@ class Graph:
         self.add("If", condition, output=names, then_branch=branch(then), else_branch=branch(otherwise))
         return names
 
-    def tokenize(self, texts: str, separator: str, output: str | None = None) -> str:
-        """The parts of c texts that a pattern separates, in RE2's syntax: string [c, T], padded with "".
+    def tokenize(
+        self, texts: str, *, separator: str | None = None, token: str | None = None, output: str | None = None
+    ) -> str:
+        """The parts of c texts that a pattern separates or matches, in RE2's syntax: string [c, T].
 
-        separator: "" for a part for each code point.
+        separator: "" for a part for each code point. Rows are padded with "".
         """
         return self.add(
             "Tokenizer",
@@ -63,8 +65,8 @@ class Graph:
             mark=0,
             mincharnum=1,
             pad_value="",
-            separators=[separator],
             output=output,
+            **({"tokenexp": token} if separator is None else {"separators": [separator]}),
         )
 
     def take(self, vector: str, places: str) -> str:

@@ -4,8 +4,9 @@ import numpy as np
 
 from export.graph import Graph
 from export.vectors import after, part, sums_until, where
+from serving.features.hashes import BOUNDARY, Tokens
 from serving.features.levels import NO_NUMBER
-from serving.features.lookup import BOUNDARY, Tables, Tokens
+from serving.features.lookup import Tables
 
 
 def add_tokens(graph: Graph, flat: str, places: str, tables: Tables) -> tuple[str, str, str]:

@@ -25,6 +25,7 @@ from export.chunks import (
 from export.code_graph import add_codes
 from export.graph import Graph, nodes
 from export.lookup_graph import add_char_ids, add_tokens, add_word_ids
+from export.spelling_graph import add_ids_of_one
 from export.sums import Weighted, WeightTable, add_log_probs, add_log_softmax
 from export.vectors import joined, part, places, put
 from export.weighting_graph import add_sums_of_one, add_weights
@@ -102,26 +103,13 @@ def add_feature_ids(graph: Graph, texts: str, tables: Tables, *, only_words: boo
     return graph.add("Reshape", by_text, graph.constant([0, -1]))
 
 
-def add_ids_of_one(graph: Graph, text: str, tables: Tables, *, only_words: bool) -> str:
-    """The ids of the features in one text, string [1]: int64 [M], in no order, V among them, and a last -1.
-
-    That names the last row of A, of zeros, as V does: so there is always something to sum.
-    """
-    codes = add_codes(graph, text, only_words=only_words)  # [1, n]
-    flat = graph.add("Reshape", codes, graph.constant([-1]))
-    own = places(graph, flat)
-    _, _, numbers = add_tokens(graph, flat, own, tables)
-    of_words, of_chars = add_word_ids(graph, numbers, tables), add_char_ids(graph, flat, own, tables)
-    return joined(graph, [*of_words, *of_chars, graph.constant([-1])])
-
-
 def fill_lookups(graph: GraphProto, tables: Tables) -> None:
     """Gives the lookups what they look up, last of all: graphs are copied while they are put together."""
     lookups = tables.lookups()
     for node in nodes(graph):
         if node.op_type == "LabelEncoder":
             lookup = lookups[node.name]
-            if node.name == "codes":
+            if isinstance(lookup.keys[0], bytes):
                 node.attribute.add(name="keys_strings", type=AttributeProto.STRINGS, strings=lookup.keys)
             else:
                 node.attribute.add(name="keys_int64s", type=AttributeProto.INTS, ints=lookup.keys)

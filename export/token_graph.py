@@ -89,16 +89,21 @@ def _add_chunks(graph: Graph, chunking: Chunking, table: WeightTable) -> None:
 
 def _add_ids(graph: Graph, texts: str) -> str:
     """The ids of the tokens of c texts, c > 0: int64 [c, T], V in all other places."""
+    return graph.add("LabelEncoder", add_split_tokens(graph, texts), domain="ai.onnx.ml")
+
+
+def add_split_tokens(graph: Graph, texts: str) -> str:
+    """The tokens of `str.split()` of c texts, c > 0: string [c, T], padded with ""."""
     split, tokenized = Graph(f"{graph.prefix}split/"), Graph(f"{graph.prefix}tokenized/")
     split.add("StringSplit", texts, output=[f"{split.prefix}tokens", f"{split.prefix}lengths"])
-    tokenized.tokenize(texts, SEPARATOR, output=f"{tokenized.prefix}tokens")
+    tokenized.tokenize(texts, separator=SEPARATOR, output=f"{tokenized.prefix}tokens")
     (tokens,) = graph.add_if(
         matches_all(graph, texts, ONLY_SPACES),
         then=split,
         otherwise=tokenized,
         outputs={"tokens": (TensorProto.STRING, ["c", "t"])},
     )
-    return graph.add("LabelEncoder", tokens, domain="ai.onnx.ml")
+    return tokens
 
 
 def fill_lookups(graph: GraphProto, vocabulary: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import operator
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -171,10 +172,9 @@ def _look_ups_agree(model: onnx.ModelProto, expected: Parameters) -> Iterator[bo
             yield _looks_up(node, number, map(str.encode, words), range(number), default=number)
         return
     lookups = expected.tables.lookups()
-    times = 2 if expected.tables.has_two_lookups else 1
-    yield sorted(node.name for node in found) == sorted([*lookups] * times)
+    yield Counter(node.name for node in found) == {name: each.times for name, each in lookups.items()}
     for node in found:
-        lookup = lookups.get(node.name, Lookup(keys=[], numbers=[], default=0))
+        lookup = lookups.get(node.name, Lookup(keys=[], numbers=[], default=0, times=0))
         yield _looks_up(node, len(lookup.keys), lookup.keys, lookup.numbers, default=lookup.default)
 
 

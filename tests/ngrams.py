@@ -10,8 +10,9 @@ import pyarrow as pa
 from onnx import TensorProto
 
 from export.graph import Graph, value
-from export.ngram_graph import add_feature_ids, add_ids_of_one, fill_lookups
+from export.ngram_graph import add_feature_ids, fill_lookups
 from export.onnx_file import OnnxFile
+from export.spelling_graph import add_ids_of_one
 from job.corpus.collect import collect, tokenize_rows
 from job.corpus.prepare import FeatureLimits, choose_features
 from job.corpus.raw_corpus import RawCorpus

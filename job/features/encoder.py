@@ -14,8 +14,9 @@ from job.features.ngrams import token_sequences, with_edges
 from job.features.sequences import Int64, numbers_of
 from job.features.tokens import NO_TOKEN
 from job.features.vocabulary import Vocabulary
+from serving.features.hashes import BOUNDARY
 from serving.features.levels import NO_NUMBER
-from serving.features.lookup import BOUNDARY, Tables
+from serving.features.lookup import Tables
 
 Rows = tuple[Ids, Numbers]
 """Ids, and the offsets of n rows."""

@@ -12,17 +12,18 @@ one that was found.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.features.code_points import LOWER, WORD_RANGES
+from serving.features.hashes import BOUNDARY, Tokens
 from serving.features.levels import NO_NUMBER, Int32, Int64, Level, levels, packed_length, packed_levels
 from serving.features.specification import APOSTROPHES, EDGE, WHITESPACE, FeatureSpec
+from serving.features.spelling import Spellings
 
-BOUNDARY = 1
-"""The code of what separates tokens and stands around texts."""
 APOSTROPHE_CODES = (2, 3)
 """Of the two apostrophes where the tokenizer knows them, and they stand within a word."""
 UNLISTED = -3
@@ -36,8 +37,6 @@ MAX_SECOND_LOOKUP = 24 << 20
 """Bytes of memory that second lookups may take, for a second way through the graph."""
 KEY_BYTES = 85
 """What a whole number takes in a lookup in onnxruntime."""
-SEEDS = 8
-"""Tried one after the other until no two tokens of a vocabulary have one hash: the first one does, mostly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,31 +48,17 @@ class Lookup:
     """That of each key."""
     default: int
     """That of all others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """The tokens that features are made of, numbered from 1; `NO_NUMBER` is none of them.
-
-    A boundary ends each, so that no other begins with it; it is no part of the hash.
-    """
-
-    hashes: Int64
-    """[T]: the sum of code times factor over the places of a token, modulo 2^64."""
-    factors: Int64
-    """[L + 1]: one for each place of the longest token, and 0 for all places after it; the first is odd."""
-    starts: Int64
-    """[T + 1]: where the codes of each token start; that of `NO_NUMBER` is 0."""
-    codes: Int64
-    """Of all tokens, one after the other, and L zeros, so that L places after any start there is one."""
+    times: int
+    """How often it stands in the graph: once for each way that needs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
     """All that the graph looks up."""
 
-    none: int
-    """V, which stands for no feature."""
+    spec: FeatureSpec
+    names: Sequence[str]
+    """Of the features, [V]."""
     num_groups: int
     """Of features that are normalized apart: 2 where there are character n-grams and others, else 1."""
     has_scales: bool
@@ -134,7 +119,8 @@ class Tables:
         )
         is_normalized = spec.normalize == "l2"
         return cls(
-            none=size,
+            spec=spec,
+            names=names,
             num_groups=2 if is_normalized and words and chars else 1,
             has_scales=is_normalized or spec.weighting == "tfidf",
             first_char=min(chars, default=size),
@@ -142,7 +128,7 @@ class Tables:
             num_codes=num_codes,
             unlisted=UNLISTED if spec.tokenizer == "words" else UNKNOWN,
             token_numbers=number_of,
-            tokens=_tokens(list(codes_of_tokens.values())) if is_token else None,
+            tokens=Tokens.of(list(codes_of_tokens.values())) if is_token else None,
             token_features=token_features,
             word_levels=word_levels,
             char_grams=char_grams,
@@ -151,16 +137,46 @@ class Tables:
         )
 
     @property
+    def none(self) -> int:
+        """V, which stands for no feature."""
+        return len(self.names)
+
+    @property
     def packed(self) -> int:
         """The most code points whose codes fit into a key."""
         return packed_length(self.num_codes)
 
     @property
     def has_two_lookups(self) -> bool:
-        """Whether each lookup stands in the graph twice, once for each way through it."""
+        """Whether there are second lookups, for a second way through the graph."""
+        return self._second_bytes <= MAX_SECOND_LOOKUP
+
+    @cached_property
+    def spellings(self) -> Spellings | None:
+        """By which the second way finds tokens; None where it finds all by their code points.
+
+        So it is where few texts have known spellings alone: whitespace leaves tokens their commas.
+        """
+        num_bytes = self._second_bytes + Spellings.num_bytes(self.token_numbers, self.spec)
+        if self.tokens is None or not self.token_numbers or num_bytes > MAX_SECOND_LOOKUP:
+            return None
+        if self.spec.tokenizer == "whitespace" and (self.spec.lowercase or self.char_grams is not None):
+            return None
+        chars = enumerate(self.names[self.first_char :], self.first_char)
+        places = {name: place for place, name in chars}
+        return Spellings.of(self.token_numbers, places, self.spec, none=self.none)
+
+    @property
+    def looks_at_others(self) -> bool:
+        """Whether the second way has to look at code points where a token is in no spelling."""
+        return self.spellings is None or not self.spellings.are_all or self.char_grams is not None
+
+    @property
+    def _second_bytes(self) -> int:
+        """What second lookups of whole numbers take in memory."""
         num_keys = sum(len(level.keys) for _, level, _ in self._named_levels())
         num_keys += 0 if self.tokens is None else len(self.tokens.hashes)
-        return KEY_BYTES * num_keys <= MAX_SECOND_LOOKUP
+        return KEY_BYTES * num_keys
 
     def arrays(self, idf: npt.NDArray[np.float32] | None) -> dict[str, npt.NDArray[Any]]:
         """What the graph gathers from, by name.
@@ -173,6 +189,8 @@ class Tables:
             found["tokens/factors"] = self.tokens.factors
             found["tokens/starts"] = self.tokens.starts
             found["tokens/codes"] = self.tokens.codes
+        if self.spellings is not None and self.char_grams is not None:
+            found["tokens/characters"] = self.spellings.char_features
         for name, level, is_last in self._named_levels():
             if not is_last:
                 found[f"{name}/features"] = level.features.astype(np.int64)
@@ -189,14 +207,28 @@ class Tables:
         # An empty string is what pads a row.
         characters = [b"", *(chr(point).encode() for point in self.codes)]
         codes = [BOUNDARY, *map(first_code, self.codes.values())]
-        found = {"codes": Lookup(keys=characters, numbers=codes, default=self.unlisted)}
+        times = 2 if self.has_two_lookups else 1
+        by_code = times if self.looks_at_others else 1
+        found = {"codes": Lookup(keys=characters, numbers=codes, default=self.unlisted, times=by_code)}
         if self.tokens is not None:
-            found["tokens"] = _numbering(self.tokens.hashes)
+            found["tokens"] = _numbering(self.tokens.hashes, by_code)
+        if self.spellings is not None:
+            found["spellings"] = Lookup(
+                keys=[spelling.encode() for spelling in self.spellings.numbers],
+                numbers=list(self.spellings.numbers.values()),
+                default=NO_NUMBER,
+                times=1,
+            )
         for name, level, is_last in self._named_levels():
             found[name] = (
-                Lookup(keys=level.keys.tolist(), numbers=level.features[1:].tolist(), default=self.none)
+                Lookup(
+                    keys=level.keys.tolist(),
+                    numbers=level.features[1:].tolist(),
+                    default=self.none,
+                    times=times,
+                )
                 if is_last
-                else _numbering(level.keys)
+                else _numbering(level.keys, times)
             )
         return found
 
@@ -205,11 +237,11 @@ class Tables:
         arrays = sum(array.nbytes for array in self.arrays(None).values())
         # A key of text has a tag and a length; a whole number takes ten bytes and a tag, a value five.
         lookups = sum(
-            sum(len(key) + 6 if isinstance(key, bytes) else 11 for key in lookup.keys) + 6 * len(lookup.keys)
+            lookup.times * sum((len(key) if isinstance(key, bytes) else 5) + 12 for key in lookup.keys)
             for lookup in self.lookups().values()
         )
         # The second way counts features in a table of them all, of a byte each.
-        return arrays + (2 * lookups + self.none if self.has_two_lookups else lookups)
+        return arrays + lookups + (self.none if self.has_two_lookups else 0)
 
     def _named_levels(self) -> Iterator[tuple[str, Level, bool]]:
         """Each with its name, and whether none follows it."""
@@ -228,9 +260,9 @@ def first_code(code: int) -> int:
     return 1 - code if code in APOSTROPHE_CODES else code
 
 
-def _numbering(keys: Int64) -> Lookup:
+def _numbering(keys: Int64, times: int) -> Lookup:
     """Gives the keys numbers from 1."""
-    return Lookup(keys=keys.tolist(), numbers=range(1, len(keys) + 1), default=NO_NUMBER)
+    return Lookup(keys=keys.tolist(), numbers=range(1, len(keys) + 1), default=NO_NUMBER, times=times)
 
 
 def _codes(alphabet: Collection[str], spec: FeatureSpec) -> dict[int, int]:
@@ -254,26 +286,3 @@ def _spelled(names: Mapping[Any, str], by_char: Mapping[str, int]) -> dict[Any, 
 
 def _is_word(point: int) -> bool:
     return any(first <= point <= last for first, last in WORD_RANGES)
-
-
-def _tokens(codes: Sequence[Sequence[int]]) -> Tokens:
-    ended = [[*each, BOUNDARY] for each in codes]
-    lengths = np.array([len(each) for each in ended], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    flat = np.array([code for each in ended for code in each], np.int64)
-    places = np.arange(len(flat)) - np.repeat(starts, lengths)
-    hashed = np.where(flat == BOUNDARY, 0, flat)
-    longest = int(lengths.max(initial=2)) - 1
-    for seed in range(SEEDS):
-        generator = np.random.Generator(np.random.PCG64(seed))
-        factors = np.append(generator.integers(-(2**63), 2**63, longest, np.int64), 0)
-        factors[0] |= 1
-        hashes = np.add.reduceat(hashed * factors[places], starts) if len(codes) else np.empty(0, np.int64)
-        if len(np.unique(hashes)) == len(hashes):
-            return Tokens(
-                hashes=hashes,
-                factors=factors,
-                starts=np.append(np.int64(0), starts),
-                codes=np.append(flat, np.zeros(longest, np.int64)),
-            )
-    raise AssertionError("no seed keeps the tokens apart")

@@ -121,8 +121,20 @@ def features(text: str, spec: FeatureSpec) -> list[str]:
     names = tokens if spec.is_plain else [*tokens, *_word_ngrams(tokens, spec.word_ngrams)]
     if spec.char_ngrams is not None:
         for token in tokens:
-            names += _char_ngrams(token, *spec.char_ngrams)
+            names += char_ngrams(token, *spec.char_ngrams)
     return names
+
+
+@lru_cache(maxsize=1 << 16)
+def char_ngrams(token: str, shortest: int, longest: int) -> list[str]:
+    """The names of those of a token with its edges; an edge alone is none."""
+    padded = EDGE + token + EDGE
+    return [
+        EDGE + padded[start : start + length]
+        for length in range(shortest, longest + 1)
+        for start in range(len(padded) - length + 1)
+        if length > 1 or padded[start] != EDGE
+    ]
 
 
 def tokens_of(vocabulary: Sequence[str]) -> Sequence[str]:
@@ -134,15 +146,3 @@ def _word_ngrams(tokens: Sequence[str], longest: int) -> Iterator[str]:
     for length in range(2, longest + 1):
         for start in range(len(tokens) - length + 1):
             yield " ".join(tokens[start : start + length])
-
-
-@lru_cache(maxsize=1 << 16)
-def _char_ngrams(token: str, shortest: int, longest: int) -> list[str]:
-    """Those of the token with its edges, the edges alone apart."""
-    padded = EDGE + token + EDGE
-    return [
-        EDGE + padded[start : start + length]
-        for length in range(shortest, longest + 1)
-        for start in range(len(padded) - length + 1)
-        if length > 1 or padded[start] != EDGE
-    ]

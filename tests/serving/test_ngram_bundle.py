@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def names_of_tables(folder: Path) -> list[str]:
 
 
 TABLES = [
-    *("tokens/features", "tokens/factors", "tokens/starts", "tokens/codes"),
+    *("tokens/features", "tokens/factors", "tokens/starts", "tokens/codes", "tokens/characters"),
     *("words/2/features", "scales"),
 ]
 
@@ -121,17 +122,20 @@ def lookups(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return found
 
 
-@pytest.mark.parametrize("way", [0, 1])
-@pytest.mark.parametrize("name", ["codes", "tokens", "words/2", "words/3", "characters"])
+LOOKUPS = ["codes", "tokens", "words/2", "words/3", "characters"]
+
+
+@pytest.mark.parametrize(("name", "way"), [*product(LOOKUPS, [0, 1]), ("spellings", 0)])
 @pytest.mark.parametrize("what", ["key", "value", "default", "gone"])
 def test_a_lookup_that_was_altered_is_found(altered: Path, name: str, what: str, way: int) -> None:
     """If it failed, the same, in one of the two ways through the graph."""
     model = the_text_model(altered)
-    one, other = (node for node in lookups(model.graph) if node.name == name)
-    node = (one, other)[way]
+    same = [node for node in lookups(model.graph) if node.name == name]
+    assert len(same) == (1 if name == "spellings" else 2)
+    node = same[way]
     attributes = {attribute.name: attribute for attribute in node.attribute}
     match what:
-        case "key" if name == "codes":
+        case "key" if name in ("codes", "spellings"):
             attributes["keys_strings"].strings[40] = "☃".encode()
         case "key":
             attributes["keys_int64s"].ints[0] += 1

@@ -1,0 +1,73 @@
+"""The features of one text by its tokens as it spells them, each found with its character n-grams at once.
+
+A text with a token that has no such spelling, an unknown word or a known one in a mixture of cases, is looked
+at by its code points, as texts of a batch are.
+"""
+
+from onnx import TensorProto
+
+from export.code_graph import WORD, add_codes
+from export.graph import Graph
+from export.lookup_graph import add_char_ids, add_tokens, add_word_ids
+from export.token_graph import add_split_tokens
+from export.vectors import joined, places
+from serving.features.levels import NO_NUMBER
+from serving.features.lookup import Tables
+from serving.features.specification import APOSTROPHES
+
+_APOSTROPHE = "[" + "".join(f"\\x{{{point:X}}}" for point in APOSTROPHES) + "]"
+WORDS = f"{WORD}+(?:{_APOSTROPHE}{WORD}+)*"
+"""Matches a word with the apostrophes in it, in RE2's syntax."""
+
+
+def add_ids_of_one(graph: Graph, text: str, tables: Tables, *, only_words: bool) -> str:
+    """The ids of the features in one text, string [1]: int64 [M], in no order, V among them, and a last -1.
+
+    That names the last row of A, of zeros, as V does: so there is always something to sum.
+
+    only_words: whether tokens are words alone, rather than what whitespace separates.
+    """
+    if tables.spellings is None:
+        numbers, of_chars = _add_by_code(graph, text, tables, only_words=only_words)
+    else:
+        numbers, of_chars = _add_by_spelling(graph, text, tables, only_words=only_words)
+    return joined(graph, [*add_word_ids(graph, numbers, tables), *of_chars, graph.constant([-1])])
+
+
+def _add_by_code(graph: Graph, text: str, tables: Tables, *, only_words: bool) -> tuple[str, list[str]]:
+    """The numbers of the tokens, int64 [W], and the ids of their character n-grams, int64 [..] each."""
+    codes = add_codes(graph, text, only_words=only_words)  # [1, n]
+    flat = graph.add("Reshape", codes, graph.constant([-1]))
+    own = places(graph, flat)
+    _, _, numbers = add_tokens(graph, flat, own, tables)
+    return numbers, add_char_ids(graph, flat, own, tables)
+
+
+def _add_by_spelling(graph: Graph, text: str, tables: Tables, *, only_words: bool) -> tuple[str, list[str]]:
+    """The same where tokens have spellings."""
+    tokens = graph.tokenize(text, token=WORDS) if only_words else add_split_tokens(graph, text)  # [1, W]
+    spelled = graph.add("LabelEncoder", tokens, domain="ai.onnx.ml", name="spellings")
+    spelled = graph.add("Reshape", spelled, graph.constant([-1]))
+    if not tables.looks_at_others:
+        return spelled, []
+
+    all_spelled, some_not = Graph(f"{graph.prefix}spelled/"), Graph(f"{graph.prefix}others/")
+    all_spelled.add("Identity", spelled, output=f"{all_spelled.prefix}numbers")
+    numbers, of_chars = _add_by_code(some_not, text, tables, only_words=only_words)
+    some_not.add("Identity", numbers, output=f"{some_not.prefix}numbers")
+    outputs = {"numbers": (TensorProto.INT64, ["W"])}
+    if tables.char_grams is not None:
+        own = all_spelled.add("Gather", "tokens/characters", spelled)  # [W, L]
+        own = all_spelled.add("Reshape", own, all_spelled.constant([-1]))
+        all_spelled.add("Cast", own, to=TensorProto.INT64, output=f"{all_spelled.prefix}characters")
+        some_not.add("Concat", *of_chars, axis=0, output=f"{some_not.prefix}characters")
+        outputs["characters"] = (TensorProto.INT64, ["m"])
+    # With a number there is always one to take the least of.
+    least = graph.add("ReduceMin", graph.add("Concat", spelled, graph.constant([1]), axis=0), keepdims=0)
+    numbers, *of_chars = graph.add_if(
+        graph.add("Greater", least, graph.constant(NO_NUMBER)),
+        then=all_spelled,
+        otherwise=some_not,
+        outputs=outputs,
+    )
+    return numbers, of_chars

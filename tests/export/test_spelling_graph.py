@@ -1,0 +1,141 @@
+"""One text by its tokens' spellings: the lookup has the usual ones, and all others are found all the same."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from export.graph import Graph, value
+from export.ngram_graph import fill_lookups
+from export.onnx_file import OnnxFile
+from export.spelling_graph import add_ids_of_one
+from serving.features import spelling
+from serving.features.lookup import MAX_SECOND_LOOKUP, Tables
+from serving.features.specification import FeatureSpec, features
+from serving.features.spelling import MAX_CHAR_FEATURES, Spellings
+from serving.session import session_options
+from tests.ngrams import FeatureSession, by_reference
+
+SPEC = FeatureSpec(tokenizer="words", lowercase=True, word_ngrams=2, char_ngrams=(2, 4))
+LONG = "".join(chr(0x61 + place % 26) for place in range(MAX_CHAR_FEATURES))
+"""A word with more character n-grams than the table has places for."""
+TEXT = f"don't ask the bank, the élan is ǆ {LONG} ﬀ9_"
+
+
+def names_of(spec: FeatureSpec) -> list[str]:
+    names = list(dict.fromkeys(features(TEXT, spec)))
+    return sorted(names, key=lambda name: name.startswith(" "))
+
+
+TEXTS = [
+    *("", "!?", "the", "The", "THE", "tHe", "the the tHe", "don't", "Don't", "DON'T", "dON't", "'don't'"),
+    *(
+        "don\u2019t",
+        "Élan ÉLAN élan ÉlAN",
+        "ǅ Ǆ ǆ",
+        LONG,
+        LONG.upper(),
+        f"the {LONG}",
+        "unknown",
+        "the unknown bank",
+    ),
+    *(
+        "ask the bank",
+        "Ask the Bank, the the the",
+        "ask\u2003the\tbank",
+        "ask ☃ the bank",
+        "K the \u212a",
+        TEXT,
+    ),
+]
+"""In all cases, with unknown words and with none."""
+
+
+def is_spelled(spec: FeatureSpec, texts: Sequence[str]) -> list[bool]:
+    """Whether each of the texts, alone, goes by its spellings."""
+    tables = Tables.of(names_of(spec), spec)
+    graph = Graph()
+    add_ids_of_one(graph, "text", tables, only_words=True)
+    (decision,) = (node for node in graph.nodes if node.op_type == "If")
+    built = graph.build(
+        inputs=[value("text", TensorProto.STRING, ["N"])],
+        outputs=[value(decision.input[0], TensorProto.BOOL, [])],
+    )
+    fill_lookups(built, tables)
+    arrays = {name: [array] for name, array in tables.arrays(None).items()}
+    content = OnnxFile(graph=built, arrays=arrays, strings={}, metadata={}).to_bytes()
+    session = ort.InferenceSession(content, session_options())
+    return [bool(session.run(None, {"text": np.array([text], dtype=object)})[0]) for text in texts]
+
+
+def test_a_text_of_usual_spellings_is_not_looked_at_by_its_code_points() -> None:
+    """If it failed, most texts would take half as long again."""
+    known = ["", "!?", "the", "The", "THE", "Don't ask", "ÉLAN", "Ask the Bank, the the the", "Ǆ ǆ"]
+    others = ["tHe", "ǅ", "don\u2019t", "the unknown bank", LONG, "the \u212a"]
+    assert is_spelled(SPEC, known) == [True] * len(known)
+    assert is_spelled(SPEC, others) == [False] * len(others)
+
+
+SPECS = {
+    "all": SPEC,
+    "no characters": FeatureSpec(tokenizer="words", lowercase=True, word_ngrams=2),
+    "no lower case": FeatureSpec(tokenizer="words", word_ngrams=3, char_ngrams=(2, 2)),
+    "spelled out": FeatureSpec(tokenizer="words", word_ngrams=2),
+    "whitespace": FeatureSpec(word_ngrams=2),
+    "whitespace, characters": FeatureSpec(lowercase=True, char_ngrams=(1, 3)),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_text_has_the_features_of_the_reference_however_it_is_spelled(spec: FeatureSpec) -> None:
+    """If it failed, a capital or an unknown word would change what else is found in a text."""
+    names = names_of(spec)[::2] + names_of(spec)[1:4]
+    names.sort(key=lambda name: name.startswith(" "))
+    session = FeatureSession(Tables.of(names, spec), spec)
+    assert list(session.alone(TEXTS)) == list(by_reference(TEXTS, names, spec))
+
+
+def test_a_vocabulary_too_large_for_spellings_is_found_by_its_code_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If it failed, a large vocabulary would take more memory than is set, or lose its features."""
+    names = names_of(SPEC)
+    assert Tables.of(names, SPEC).spellings is not None
+    monkeypatch.setattr(spelling, "SPELLING_BYTES", MAX_SECOND_LOOKUP)
+    tables = Tables.of(names, SPEC)
+    assert tables.has_two_lookups
+    assert tables.spellings is None
+    session = FeatureSession(tables, SPEC)
+    assert list(session.alone(TEXTS)) == list(by_reference(TEXTS, names, SPEC))
+
+
+@pytest.mark.parametrize(
+    ("spec", "are_all"),
+    [(SPECS["spelled out"], True), (SPECS["whitespace"], True), (SPECS["no characters"], False)],
+)
+def test_where_case_matters_what_is_not_spelled_so_is_no_token(spec: FeatureSpec, are_all: bool) -> None:
+    """If it failed, each unknown word would be looked for twice, or one in capitals not at all."""
+    tables = Tables.of(names_of(spec), spec)
+    assert tables.spellings is not None
+    assert tables.spellings.are_all == are_all
+    assert tables.looks_at_others != are_all
+
+
+def test_the_table_has_the_character_ngrams_of_each_token() -> None:
+    """If it failed, a word would be classified by its parts in a batch alone, or by another word's."""
+    places = {"  a": 3, " ab": 4, " b ": 5}
+    spec = FeatureSpec(tokenizer="words", lowercase=True, char_ngrams=(2, 2))
+    found = Spellings.of({"ab": 1, "b": 2, "abb": 3}, places, spec, none=9)
+    assert dict(found.numbers) == {
+        "ab": 1,
+        "Ab": 1,
+        "AB": 1,
+        "b": 2,
+        "B": 2,
+        "abb": 3,
+        "Abb": 3,
+        "ABB": 3,
+    }
+    assert found.char_features.tolist() == [[9, 9, 9], [3, 4, 5], [5, 9, 9], [3, 4, 5]]
