@@ -129,11 +129,7 @@ def add_chunks_by_length(graph: Graph, chunking: Chunking) -> None:
 def _add_several_chunks(graph: Graph, chunking: Chunking) -> None:
     """The same for any number of texts."""
     one = graph.constant([1])
-    yes = graph.constant([True])
-    short = matches_all_and(graph, "text", at_most_bytes(chunking.short_bytes), yes)
-    medium = matches_all_and(graph, "text", at_most_bytes(chunking.medium_bytes), yes)
-    longer = graph.add("Where", medium, graph.constant([chunking.medium_size]), one)
-    most = graph.add("Where", short, graph.constant([chunking.size]), longer)
+    most = _add_chunk_size(graph, chunking)
     number = _quotient(graph, "num_texts", most)
     # The chunks are of one size, so that no more places are left over than there are chunks.
     size = _quotient(graph, "num_texts", graph.add("Max", number, one))
@@ -142,6 +138,23 @@ def _add_several_chunks(graph: Graph, chunking: Chunking) -> None:
     within = graph.add("Min", places, graph.add("Sub", "num_texts", one))
     shape = graph.add("Concat", number, size, axis=0)
     graph.add("Reshape", within, shape, allowzero=1, output=f"{graph.prefix}chunks")
+
+
+def _add_chunk_size(graph: Graph, chunking: Chunking) -> str:
+    """How many texts a chunk may have, by the longest of them all: int64 [1]."""
+    short, longer = Graph(f"{graph.prefix}short/"), Graph(f"{graph.prefix}longer/")
+    short.add("Identity", short.constant([chunking.size]), output=f"{short.prefix}size")
+    yes = graph.constant([True])
+    is_medium = matches_all_and(longer, "text", at_most_bytes(chunking.medium_bytes), yes)
+    medium, one = longer.constant([chunking.medium_size]), longer.constant([1])
+    longer.add("Where", is_medium, medium, one, output=f"{longer.prefix}size")
+    (size,) = graph.add_if(
+        matches_all_and(graph, "text", at_most_bytes(chunking.short_bytes), yes),
+        then=short,
+        otherwise=longer,
+        outputs={"size": (TensorProto.INT64, [1])},
+    )
+    return size
 
 
 def _quotient(graph: Graph, dividend: str, divisor: str) -> str:
