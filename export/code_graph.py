@@ -1,6 +1,6 @@
 """Texts as the codes of their code points, one row a text: what features are then found in.
 
-All steps but the first are arithmetic and lookups of whole numbers (see `serving.features.lookup`), the same
+All steps but the first are arithmetic and lookups of whole numbers (see `serving.features.tables`), the same
 in every runtime.
 """
 
@@ -10,7 +10,7 @@ from onnx import TensorProto
 from export.graph import Graph
 from serving.features.code_points import WORD_RANGES
 from serving.features.hashes import BOUNDARY
-from serving.features.lookup import UNKNOWN, UNLISTED
+from serving.features.tables import UNKNOWN, UNLISTED
 
 WORD = "[" + "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in WORD_RANGES) + "]"
 """Matches a code point that stands in words, in RE2's syntax; RE2's own classes go by its own Unicode."""

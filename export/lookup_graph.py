@@ -1,4 +1,4 @@
-"""Features by the lookups of `serving.features.lookup`: tokens, word n-grams and character n-grams."""
+"""Features by the lookups of `serving.features.tables`: tokens, word n-grams and character n-grams."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from export.graph import Graph
 from export.vectors import after, part, sums_until, where
 from serving.features.hashes import BOUNDARY, Tokens
 from serving.features.levels import NO_NUMBER
-from serving.features.lookup import Tables
+from serving.features.tables import Tables
 
 
 def add_tokens(graph: Graph, flat: str, places: str, tables: Tables) -> tuple[str, str, str]:

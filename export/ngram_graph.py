@@ -2,7 +2,7 @@
 
 Texts are taken as the codes of their code points (`export.code_graph`), and these as one row of numbers, in
 which boundaries keep texts and tokens apart. All steps are arithmetic and lookups of whole numbers (see
-`serving.features.lookup`), the same in every runtime.
+`serving.features.tables`), the same in every runtime.
 
 There are two ways through the graph, which give the same. One short text, alone, needs neither the Loop over
 chunks nor rows of one length, which take half of its time. Each way has lookups of its own, and they are what
@@ -29,8 +29,8 @@ from export.spelling_graph import add_ids_of_one
 from export.sums import Weighted, WeightTable, add_log_probs, add_log_softmax
 from export.vectors import joined, part, places, put
 from export.weighting_graph import add_sums_of_one, add_weights
-from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec
+from serving.features.tables import Tables
 
 
 def add(main: Graph, table: WeightTable, tables: Tables, spec: FeatureSpec) -> None:

@@ -12,8 +12,8 @@ from export.lookup_graph import add_char_ids, add_tokens, add_word_ids
 from export.token_graph import add_split_tokens
 from export.vectors import joined, places
 from serving.features.levels import NO_NUMBER
-from serving.features.lookup import Tables
 from serving.features.specification import APOSTROPHES
+from serving.features.tables import Tables
 
 _APOSTROPHE = "[" + "".join(f"\\x{{{point:X}}}" for point in APOSTROPHES) + "]"
 WORDS = f"{WORD}+(?:{_APOSTROPHE}{WORD}+)*"

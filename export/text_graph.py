@@ -18,8 +18,8 @@ from export import ngram_graph, token_graph
 from export.graph import Graph, value
 from export.onnx_file import OnnxFile
 from export.sums import WeightTable
-from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec
+from serving.features.tables import Tables
 
 Float32 = npt.NDArray[np.float32]
 

@@ -26,7 +26,7 @@ from export.chunks import (
 )
 from export.graph import Graph, nodes
 from export.sums import Weighted, WeightTable, add_log_probs, add_log_softmax, add_weighted_sum
-from serving.features.lookup import MAX_SECOND_LOOKUP
+from serving.features.lookup import MAX_SECOND_LOOKUP, WORD_BYTES
 from serving.features.specification import WHITESPACE
 
 
@@ -38,13 +38,10 @@ SEPARATOR = f"[{_character_class(WHITESPACE)}]"
 ONLY_SPACES = f"[^{_character_class([point for point in WHITESPACE if point != 0x20])}]*"
 """Matches a text whose whitespace is U+0020 alone, in RE2's syntax."""
 
-LOOKUP_BYTES = 350
-"""What a lookup takes for a word, beside the word itself, which is held twice."""
-
 
 def has_two_lookups(num_words: Any, num_bytes: Any) -> Any:
     """Whether so many words, of so many bytes in UTF-8 together, have two: for numbers, or arrays of them."""
-    return LOOKUP_BYTES * num_words + 2 * num_bytes <= MAX_SECOND_LOOKUP
+    return WORD_BYTES * num_words + 2 * num_bytes <= MAX_SECOND_LOOKUP
 
 
 def add(main: Graph, table: WeightTable, vocabulary: Sequence[str]) -> None:

@@ -11,8 +11,8 @@ from onnx import TensorProto
 
 from export.graph import Graph
 from export.sums import Weighted, WeightTable
-from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec
+from serving.features.tables import Tables
 
 TINY = np.float64(1e-100)
 """Less than any root of a sum of squares, and no divisor that makes a number infinite."""

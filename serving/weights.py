@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 
 from serving.bundle import FILES, read_lines
 from serving.errors import ArtifactError
-from serving.features.lookup import Lookup, Tables
+from serving.features.lookup import Lookup
 from serving.features.specification import PLAIN, FeatureSpec
+from serving.features.tables import Tables
 from serving.parity.rungs import Rung, compare_exactly
 
 Float32 = npt.NDArray[np.float32]

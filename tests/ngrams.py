@@ -19,8 +19,8 @@ from job.corpus.raw_corpus import RawCorpus
 from job.dataset import Rows
 from job.features.encoder import NgramEncoder
 from job.features.ngrams import Limits
-from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec, features
+from serving.features.tables import Tables
 from serving.session import session_options
 
 

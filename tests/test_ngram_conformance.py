@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from job.features.tokens import NO_TOKEN, tokenize
-from serving.features.lookup import Tables
 from serving.features.specification import WHITESPACE, FeatureSpec, Tokenizer, features
 from serving.features.specification import tokenize as reference_tokenize
+from serving.features.tables import Tables
 from serving.parity.verify import reference_of
 from serving.weights import Parameters
 from tests.export.models import TextModelSession, assert_close

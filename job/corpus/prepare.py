@@ -19,8 +19,8 @@ from job.features.weighting import Float32, inverse_document_frequencies
 from job.inputs import Inputs
 from job.training.class_weights import NONE, label_weights
 from serving.errors import DataError
-from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec
+from serving.features.tables import Tables
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from job.features.tokens import NO_TOKEN
 from job.features.vocabulary import Vocabulary
 from serving.features.hashes import BOUNDARY
 from serving.features.levels import NO_NUMBER
-from serving.features.lookup import Tables
+from serving.features.tables import Tables
 
 Rows = tuple[Ids, Numbers]
 """Ids, and the offsets of n rows."""

@@ -1,4 +1,4 @@
-"""N-grams as numbers: each is found from the one without its last part, as `serving.features.lookup` says."""
+"""N-grams as numbers: each is found from the one without its last part, as `serving.features.tables` says."""
 
 from dataclasses import dataclass
 

@@ -10,12 +10,11 @@ import numpy as np
 
 from serving.features.code_points import LOWER
 from serving.features.levels import Int32
+from serving.features.lookup import WORD_BYTES
 from serving.features.specification import FeatureSpec, char_ngrams
 
 MAX_CHAR_FEATURES = 64
 """Character n-grams of a token that has spellings, at most: the table has as many places for each."""
-SPELLING_BYTES = 350
-"""What a spelling takes in a lookup in onnxruntime, beside the text itself, which is held twice."""
 NUM_CASES = 3
 """Spellings of a token whose case does not matter."""
 
@@ -39,7 +38,7 @@ class Spellings:
     @staticmethod
     def num_bytes(tokens: Collection[str], spec: FeatureSpec) -> int:
         """What their spellings take in memory, or a little more."""
-        own = SPELLING_BYTES * len(tokens) + 2 * len("".join(tokens).encode())
+        own = WORD_BYTES * len(tokens) + 2 * len("".join(tokens).encode())
         return NUM_CASES * own if spec.lowercase else own
 
     @classmethod

@@ -17,7 +17,7 @@ from export.graph import nodes, value
 from export.limits import GRAPH_BYTES, check_size, text_model_bytes
 from export.weighting_graph import MAX_COUNT
 from serving.errors import SettingsError
-from serving.features import lookup
+from serving.features import tables
 from serving.features.hashes import BOUNDARY
 from serving.features.specification import FeatureSpec, features
 from serving.parity.verify import reference_of
@@ -188,7 +188,7 @@ def test_a_large_vocabulary_is_looked_up_in_one_place(monkeypatch: pytest.Monkey
     parameters = parameters_of(WORDS[:50], 3, SPECS["tfidf"])
     two = TextModelSession(parameters)
     assert len(list(lookups(parameters))) == 2 * 3 + 1  # that of spellings stands there once
-    monkeypatch.setattr(lookup, "MAX_SECOND_LOOKUP", 0)
+    monkeypatch.setattr(tables, "MAX_SECOND_LOOKUP", 0)
     assert len(list(lookups(parameters))) == 3
     one = TextModelSession(parameters)
     for texts in ([], ["w1"], ["w1 w2 \u2603", "w3"], WORDS):

@@ -12,9 +12,10 @@ from export.ngram_graph import fill_lookups
 from export.onnx_file import OnnxFile
 from export.spelling_graph import add_ids_of_one
 from serving.features import spelling
-from serving.features.lookup import MAX_SECOND_LOOKUP, Tables
+from serving.features.lookup import MAX_SECOND_LOOKUP
 from serving.features.specification import FeatureSpec, features
 from serving.features.spelling import MAX_CHAR_FEATURES, Spellings
+from serving.features.tables import Tables
 from serving.session import session_options
 from tests.ngrams import FeatureSession, by_reference
 
@@ -103,7 +104,7 @@ def test_a_vocabulary_too_large_for_spellings_is_found_by_its_code_points(
     """If it failed, a large vocabulary would take more memory than is set, or lose its features."""
     names = names_of(SPEC)
     assert Tables.of(names, SPEC).spellings is not None
-    monkeypatch.setattr(spelling, "SPELLING_BYTES", MAX_SECOND_LOOKUP)
+    monkeypatch.setattr(spelling, "WORD_BYTES", MAX_SECOND_LOOKUP)
     tables = Tables.of(names, SPEC)
     assert tables.has_two_lookups
     assert tables.spellings is None

@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.features.lookup import Tables
 from serving.features.specification import FeatureSpec, Tokenizer
+from serving.features.tables import Tables
 from tests.ngrams import FeatureSession, by_reference, by_training, chosen, read
 
 pytestmark = pytest.mark.system
