@@ -1,16 +1,19 @@
 """The features of one text by its tokens as it spells them, each found with its character n-grams at once.
 
 A text with a token that has no such spelling, an unknown word or a known one in a mixture of cases, is looked
-at by its code points, as texts of a batch are.
+at by its code points, as texts of a batch are; where no part of a word is a feature, an unknown word in lower
+case needs no second look.
 """
 
 from onnx import TensorProto
 
+from export.chunks import matches_all_and
 from export.code_graph import WORD, add_codes
 from export.graph import Graph
 from export.lookup_graph import add_char_ids, add_tokens, add_word_ids
 from export.token_graph import add_split_tokens
 from export.vectors import joined, places
+from serving.features.code_points import LOWER
 from serving.features.levels import NO_NUMBER
 from serving.features.specification import APOSTROPHES
 from serving.features.tables import Tables
@@ -18,6 +21,9 @@ from serving.features.tables import Tables
 _APOSTROPHE = "[" + "".join(f"\\x{{{point:X}}}" for point in APOSTROPHES) + "]"
 WORDS = f"{WORD}+(?:{_APOSTROPHE}{WORD}+)*"
 """Matches a word with the apostrophes in it, in RE2's syntax."""
+
+NO_CAPITALS = "[^" + "".join(f"\\x{{{point:X}}}" for point in LOWER) + "]*"
+"""Matches a token in lower case."""
 
 
 def add_ids_of_one(graph: Graph, text: str, tables: Tables, *, only_words: bool) -> str:
@@ -56,18 +62,27 @@ def _add_by_spelling(graph: Graph, text: str, tables: Tables, *, only_words: boo
     numbers, of_chars = _add_by_code(some_not, text, tables, only_words=only_words)
     some_not.add("Identity", numbers, output=f"{some_not.prefix}numbers")
     outputs = {"numbers": (TensorProto.INT64, ["W"])}
-    if tables.char_grams is not None:
+    if tables.char_grams is None:
+        are_found = _are_in_no_other_spelling(graph, tokens, spelled)
+    else:
+        are_found = _are_all_spelled(graph, spelled)
         own = all_spelled.add("Gather", "tokens/characters", spelled)  # [W, L]
         own = all_spelled.add("Reshape", own, all_spelled.constant([-1]))
         all_spelled.add("Cast", own, to=TensorProto.INT64, output=f"{all_spelled.prefix}characters")
         some_not.add("Concat", *of_chars, axis=0, output=f"{some_not.prefix}characters")
         outputs["characters"] = (TensorProto.INT64, ["m"])
+    numbers, *of_chars = graph.add_if(are_found, then=all_spelled, otherwise=some_not, outputs=outputs)
+    return numbers, of_chars
+
+
+def _are_all_spelled(graph: Graph, spelled: str) -> str:
+    """Whether each of W tokens, of numbers int64 [W], is spelled in a way that is in the lookup: bool []."""
     # With a number there is always one to take the least of.
     least = graph.add("ReduceMin", graph.add("Concat", spelled, graph.constant([1]), axis=0), keepdims=0)
-    numbers, *of_chars = graph.add_if(
-        graph.add("Greater", least, graph.constant(NO_NUMBER)),
-        then=all_spelled,
-        otherwise=some_not,
-        outputs=outputs,
-    )
-    return numbers, of_chars
+    return graph.add("Greater", least, graph.constant(NO_NUMBER))
+
+
+def _are_in_no_other_spelling(graph: Graph, tokens: str, spelled: str) -> str:
+    """Whether no token that is not spelled so could be a known one in other cases: bool [1]."""
+    unknown = graph.add("Compress", tokens, graph.add("Equal", spelled, graph.constant(NO_NUMBER)))
+    return matches_all_and(graph, unknown, NO_CAPITALS, graph.constant([True]))

@@ -139,12 +139,13 @@ class Tables:
     def spellings(self) -> Spellings | None:
         """By which the second way finds tokens; None where it finds all by their code points.
 
-        So it is where few texts have known spellings alone: whitespace leaves tokens their commas.
+        So it is where few texts have known spellings alone: where parts of words are features, and whitespace
+        leaves words their commas.
         """
         num_bytes = self._second_bytes + Spellings.num_bytes(self.token_numbers, self.spec)
         if self.tokens is None or not self.token_numbers or num_bytes > MAX_SECOND_LOOKUP:
             return None
-        if self.spec.tokenizer == "whitespace" and (self.spec.lowercase or self.char_grams is not None):
+        if self.spec.tokenizer == "whitespace" and self.char_grams is not None:
             return None
         chars = enumerate(self.names[self.first_char :], self.first_char)
         places = {name: place for place, name in chars}
@@ -152,7 +153,7 @@ class Tables:
 
     @property
     def looks_at_others(self) -> bool:
-        """Whether the second way has to look at code points where a token is in no spelling."""
+        """Whether the second way may have to look at code points where a token is in no spelling."""
         return self.spellings is None or not self.spellings.are_all or self.char_grams is not None
 
     @property

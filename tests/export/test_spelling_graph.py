@@ -13,7 +13,7 @@ from export.onnx_file import OnnxFile
 from export.spelling_graph import add_ids_of_one
 from serving.features import spelling
 from serving.features.lookup import MAX_SECOND_LOOKUP
-from serving.features.specification import FeatureSpec, features
+from serving.features.specification import FeatureSpec, Tokenizer, features
 from serving.features.spelling import MAX_CHAR_FEATURES, Spellings
 from serving.features.tables import Tables
 from serving.session import session_options
@@ -58,8 +58,8 @@ def is_spelled(spec: FeatureSpec, texts: Sequence[str]) -> list[bool]:
     """Whether each of the texts, alone, goes by its spellings."""
     tables = Tables.of(names_of(spec), spec)
     graph = Graph()
-    add_ids_of_one(graph, "text", tables, only_words=True)
-    (decision,) = (node for node in graph.nodes if node.op_type == "If")
+    add_ids_of_one(graph, "text", tables, only_words=spec.tokenizer == "words")
+    (decision,) = (node for node in graph.nodes if node.output[0] == "numbers")
     built = graph.build(
         inputs=[value("text", TensorProto.STRING, ["N"])],
         outputs=[value(decision.input[0], TensorProto.BOOL, [])],
@@ -68,7 +68,7 @@ def is_spelled(spec: FeatureSpec, texts: Sequence[str]) -> list[bool]:
     arrays = {name: [array] for name, array in tables.arrays(None).items()}
     content = OnnxFile(graph=built, arrays=arrays, strings={}, metadata={}).to_bytes()
     session = ort.InferenceSession(content, session_options())
-    return [bool(session.run(None, {"text": np.array([text], dtype=object)})[0]) for text in texts]
+    return [bool(np.all(session.run(None, {"text": np.array([text], dtype=object)})[0])) for text in texts]
 
 
 def test_a_text_of_usual_spellings_is_not_looked_at_by_its_code_points() -> None:
@@ -79,12 +79,25 @@ def test_a_text_of_usual_spellings_is_not_looked_at_by_its_code_points() -> None
     assert is_spelled(SPEC, others) == [False] * len(others)
 
 
+@pytest.mark.parametrize("tokenizer", ["words", "whitespace"])
+def test_an_unknown_word_is_looked_at_again_only_where_its_parts_or_its_case_matter(
+    tokenizer: Tokenizer,
+) -> None:
+    """If it failed, each unknown word would cost as much as all others, or one in odd cases be lost."""
+    spec = FeatureSpec(tokenizer=tokenizer, lowercase=True, word_ngrams=2)
+    known = ["", "the", "the unknown bank", "\u4e2d\u6587 \u00df1", "Ask THE Unbekannte".lower(), LONG]
+    others = ["tHe", "ask the Unknown bank", "\u01c5", "the \u212a", "x\U0001e900"]
+    assert is_spelled(spec, known) == [True] * len(known)
+    assert is_spelled(spec, others) == [False] * len(others)
+
+
 SPECS = {
     "all": SPEC,
     "no characters": FeatureSpec(tokenizer="words", lowercase=True, word_ngrams=2),
     "no lower case": FeatureSpec(tokenizer="words", word_ngrams=3, char_ngrams=(2, 2)),
     "spelled out": FeatureSpec(tokenizer="words", word_ngrams=2),
     "whitespace": FeatureSpec(word_ngrams=2),
+    "whitespace, lower case": FeatureSpec(lowercase=True),
     "whitespace, characters": FeatureSpec(lowercase=True, char_ngrams=(1, 3)),
 }
 
