@@ -62,7 +62,7 @@ def write_model(folder: Path, model: nn.Module, parameters: Parameters, provenan
         table = model.get_parameter("weight").detach().t().contiguous().numpy()
         features = None
         if parameters.tables is not None:
-            features = text_graph.Features(spec=parameters.spec, tables=parameters.tables, idf=parameters.idf)
+            features = text_graph.Features(tables=parameters.tables, idf=parameters.idf)
         text_file = text_graph.build(table.T, bias, vocabulary, labels, metadata, features)
         written.append(pool.submit(text_file.write, folder / FILES.text_model))
         tensors = save(

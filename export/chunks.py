@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from onnx import TensorProto
 
 from export.graph import Graph, value
+from export.patterns import at_most_bytes, matches_all_and
 
 MEMORY_LIMIT = 64 << 20
 """Bytes that a chunk's gathered rows of A may take, in float32 and float64 together."""
@@ -35,12 +36,6 @@ SHORT_TEXT = 200
 """Bytes that a text in a full chunk may have at least, where features are n-grams."""
 MAX_SHORT_TEXT = 2 * MAX_WIDTH
 """The same at most: to load a pattern for tens of thousands of bytes takes RE2 seconds."""
-
-
-def at_most_bytes(limit: int) -> str:
-    """Matches a text of at most `limit` UTF-8 bytes; RE2 repeats at most 1,000 times, so in steps of that."""
-    steps, rest = divmod(limit, 1000)
-    return "\\C{0,1000}" * steps + f"\\C{{0,{rest}}}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +89,6 @@ class Chunking:
             medium_size=max(1, size // 8),
             block=min(MAX_BLOCK, cells),
         )
-
-
-def matches_all(graph: Graph, texts: str, pattern: str) -> str:
-    """Whether every one of one or more texts matches: bool [1]."""
-    return graph.add("ReduceMin", graph.add("RegexFullMatch", texts, pattern=pattern), keepdims=1)
-
-
-def matches_all_and(graph: Graph, texts: str, pattern: str, condition: str) -> str:
-    """Whether every one of any number of texts matches, and a condition, bool [1], holds: bool [1]."""
-    # With the condition there is always one to take the least of.
-    matches = graph.add("Concat", graph.add("RegexFullMatch", texts, pattern=pattern), condition, axis=0)
-    return graph.add("ReduceMin", matches, keepdims=1)
 
 
 def add_chunks_by_length(graph: Graph, chunking: Chunking) -> None:

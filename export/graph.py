@@ -54,10 +54,11 @@ class Graph:
     def tokenize(
         self, texts: str, *, separator: str | None = None, token: str | None = None, output: str | None = None
     ) -> str:
-        """The parts of c texts that a pattern separates or matches, in RE2's syntax: string [c, T].
+        """The parts of c texts that a pattern separates, or that it matches: string [c, T], padded with "".
 
-        separator: "" for a part for each code point. Rows are padded with "".
+        separator, token: either, in RE2's syntax; the separator "" makes a part of each code point.
         """
+        assert (separator is None) != (token is None)
         return self.add(
             "Tokenizer",
             texts,

@@ -29,7 +29,7 @@ class OnnxFile:
     graph: GraphProto
     """Without initializers."""
     arrays: Mapping[str, Sequence[npt.NDArray[Any]]]
-    """Of float32 or float64, by name."""
+    """Of numbers, by name."""
     strings: Mapping[str, Sequence[str]]
     """One-dimensional, by name."""
     metadata: Mapping[str, str]

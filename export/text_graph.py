@@ -18,7 +18,6 @@ from export import ngram_graph, token_graph
 from export.graph import Graph, value
 from export.onnx_file import OnnxFile
 from export.sums import WeightTable
-from serving.features.specification import FeatureSpec
 from serving.features.tables import Tables
 
 Float32 = npt.NDArray[np.float32]
@@ -28,7 +27,6 @@ Float32 = npt.NDArray[np.float32]
 class Features:
     """How texts become features that are not the tokens of `str.split()`, counted."""
 
-    spec: FeatureSpec
     tables: Tables
     idf: Float32 | None
     """Of every feature, [V]; None where the weighting needs none."""
@@ -53,7 +51,7 @@ def build(
     if features is None:
         token_graph.add(main, table, vocabulary)
     else:
-        ngram_graph.add(main, table, features.tables, features.spec)
+        ngram_graph.add(main, table, features.tables)
     main.add("Gather", "labels", main.add("ArgMax", "log_probs", axis=1, keepdims=0), output="label")
     graph = main.build(
         inputs=[value("text", TensorProto.STRING, ["N"])],

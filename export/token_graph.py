@@ -19,23 +19,16 @@ from export.chunks import (
     add_chunk_texts,
     add_chunks_by_length,
     add_loop,
-    at_most_bytes,
     chunk_body,
-    matches_all,
-    matches_all_and,
 )
 from export.graph import Graph, nodes
+from export.patterns import at_most_bytes, characters, matches_all, matches_all_and
 from export.sums import Weighted, WeightTable, add_log_probs, add_log_softmax, add_weighted_sum
 from serving.features.lookup import MAX_SECOND_LOOKUP, WORD_BYTES
 from serving.features.specification import WHITESPACE
 
-
-def _character_class(code_points: Sequence[int]) -> str:
-    return "".join(f"\\x{{{code_point:X}}}" for code_point in code_points)
-
-
-SEPARATOR = f"[{_character_class(WHITESPACE)}]"
-ONLY_SPACES = f"[^{_character_class([point for point in WHITESPACE if point != 0x20])}]*"
+SEPARATOR = f"[{characters(WHITESPACE)}]"
+ONLY_SPACES = f"[^{characters([point for point in WHITESPACE if point != 0x20])}]*"
 """Matches a text whose whitespace is U+0020 alone, in RE2's syntax."""
 
 

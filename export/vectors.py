@@ -7,7 +7,7 @@ import numpy as np
 from export.graph import Graph
 
 
-def places(graph: Graph, vector: str) -> str:
+def places_of(graph: Graph, vector: str) -> str:
     """The places of a vector, by number from 0: int64 [n]."""
     return graph.add("Range", graph.constant(0), graph.add("Size", vector), graph.constant(1))
 

@@ -22,9 +22,7 @@ MAX_COUNT = np.iinfo(COUNT_DTYPE).max
 """Of a feature in one short text."""
 
 
-def add_sums_of_one(
-    graph: Graph, ids: str, table: WeightTable, tables: Tables, spec: FeatureSpec, most: int
-) -> str:
+def add_sums_of_one(graph: Graph, ids: str, table: WeightTable, tables: Tables, most: int) -> str:
     """The sums of the rows of A that one text's features name, times what these count: double [1, K].
 
     ids: int64 [M], V among them, and at least one that is not.
@@ -33,12 +31,12 @@ def add_sums_of_one(
     is_known = graph.add("Less", ids, graph.constant(tables.none))
     known = graph.add("Compress", ids, is_known, axis=0)  # [k]
     rows = table.add_rows(graph, known)  # [k, K]
-    if not spec.is_weighted:
+    if not tables.spec.is_weighted:
         return graph.add("ReduceSum", rows, graph.constant([0]), keepdims=1)
 
     counts = _add_counts_of_one(graph, known, tables)
     number = np.arange(1, most + 1)
-    weighed = np.append(0, _weighed(number.astype(np.float64), spec) / number)
+    weighed = np.append(0, _weighed(number.astype(np.float64), tables.spec) / number)
     values = graph.take(graph.constant(weighed), counts)  # [k]
     if not tables.has_scales:
         return graph.add("MatMul", graph.add("Unsqueeze", values, graph.constant([0])), rows)
@@ -47,7 +45,7 @@ def add_sums_of_one(
     scales = graph.add("GatherElements", "scales", groups, axis=1)
     values = graph.add("Mul", scales, values)  # [G, k]
     sums = graph.add("MatMul", values, rows)  # [G, K]
-    if spec.normalize == "l2":
+    if tables.spec.normalize == "l2":
         # Where c occurrences count v together, each counts v / c; c squares of v / c * sqrt(c) are v * v.
         root = graph.take(graph.constant(np.sqrt(np.arange(most + 1.0))), counts)
         length = graph.add("ReduceL2", graph.add("Mul", values, root), graph.constant([1]), keepdims=1)
@@ -77,7 +75,7 @@ def _weighed(counts: npt.NDArray[np.float64], spec: FeatureSpec) -> npt.NDArray[
             return 1 + np.log(counts)
 
 
-def add_weights(graph: Graph, ids: str, tables: Tables, spec: FeatureSpec) -> Weighted:
+def add_weights(graph: Graph, ids: str, tables: Tables) -> Weighted:
     """The ids in ascending order, int64 [c, k], and what each of them counts.
 
     ids: [c, M], V in places without a feature; k is the most features that one of the texts has.
@@ -86,14 +84,14 @@ def add_weights(graph: Graph, ids: str, tables: Tables, spec: FeatureSpec) -> We
     numbers = graph.add("ReduceSum", graph.add("Cast", is_known, to=TensorProto.INT64), graph.constant([1]))
     most = graph.add("Max", graph.add("ReduceMax", numbers, keepdims=0), graph.constant([1]))
     graph.add("TopK", ids, most, axis=1, largest=0, sorted=1, output=["sorted_ids", "sorted_places"])
-    values = _add_counts(graph, "sorted_ids", spec)  # [c, k]
+    values = _add_counts(graph, "sorted_ids", tables.spec)  # [c, k]
     if not tables.has_scales:
         alone = graph.add("Unsqueeze", values, graph.constant([1]))
         return Weighted(ids="sorted_ids", values=alone, num_groups=1)
     scaled = graph.add("Mul", graph.add("Gather", "scales", "sorted_ids", axis=1), values)  # [G, c, k]
     values = graph.add("Transpose", scaled, perm=[1, 0, 2])
     norms = None
-    if spec.normalize == "l2":
+    if tables.spec.normalize == "l2":
         # What belongs to no group is 0, and so are the sums of a group without features.
         length = graph.add("ReduceL2", values, graph.constant([2]), keepdims=1)
         norms = graph.add("Max", length, graph.constant(TINY))

@@ -153,7 +153,8 @@ def _of_text_model(model: onnx.ModelProto, folder: Path, expected: Parameters) -
     ]
     if not all(same) or not all(_look_ups_agree(model, expected)):
         raise ArtifactError(
-            f"{path}: the words or their ids differ from {FILES.vocabulary}; get the bundle again"
+            f"{path}: the words or their ids differ from {FILES.vocabulary}; "
+            "get the bundle again, or use the release of bowsprit that made it"
         )
     # The text model holds A transposed, with a row of zeros for unknown words, and b in float64.
     table, bias = _arrays(tensors, path)
@@ -235,7 +236,7 @@ def _initializers(
         found = ", ".join(sorted(tensors)) or "none"
         raise ArtifactError(
             f"{path}: expected the initializers {', '.join(dtypes)}, found {found} or other types; "
-            "get the bundle again"
+            "get the bundle again, or use the release of bowsprit that made it"
         )
     return tensors
 

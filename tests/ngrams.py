@@ -61,13 +61,12 @@ def by_reference(texts: Sequence[str], names: Sequence[str], spec: FeatureSpec) 
 class FeatureSession:
     """The part of the graph that finds the features, in onnxruntime, in both of its ways."""
 
-    def __init__(self, tables: Tables, spec: FeatureSpec) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._none = tables.none
-        only_words = spec.tokenizer == "words"
         rows, one = Graph(), Graph()
-        rows.add("Identity", add_feature_ids(rows, "text", tables, only_words=only_words), output="ids")
+        rows.add("Identity", add_feature_ids(rows, "text", tables), output="ids")
         self._rows = self._session(rows, tables, ["N", "M"])
-        one.add("Identity", add_ids_of_one(one, "text", tables, only_words=only_words), output="ids")
+        one.add("Identity", add_ids_of_one(one, "text", tables), output="ids")
         self._one = self._session(one, tables, ["M"])
 
     @staticmethod

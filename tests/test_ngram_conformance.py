@@ -87,7 +87,7 @@ def test_training_the_graph_and_the_reference_find_the_same_features(spec: Featu
     expected = list(by_reference(texts, names, spec))
     assert sum(map(len, expected)) > NUM_FUZZED / 4
     assert list(by_training(raw, tables)) == expected
-    session, start = FeatureSession(tables, spec), 0
+    session, start = FeatureSession(tables), 0
     found: list[list[int]] = []
     for size in (1, 7, 1, 256, NUM_FUZZED):
         found += session.run(texts[start : start + size])
@@ -113,21 +113,39 @@ def test_ngrams_too_long_for_one_key_are_found(shortest: int) -> None:
     expected = list(by_reference(texts, names, spec))
     assert sum(map(len, expected)) > len(words)
     assert list(by_training(read(texts, spec), tables)) == expected
-    session = FeatureSession(tables, spec)
+    session = FeatureSession(tables)
     assert list(session.run(texts)) == expected
     assert list(session.alone(texts)) == expected
 
 
-@pytest.mark.parametrize("name", ["Ab", "aB c", " Ab", "a-b", " a-", "-", "b a-"])
+NEVER_FOUND = [
+    *("Ab", "aB c", " Ab", "a-b", " a-", "-", "b a-", "\u2603", " \u2603b", "'a", " 'a", "a b c"),
+    *(" a", " abcd", " b a", "   "),
+]
+
+
+@pytest.mark.parametrize("name", NEVER_FOUND)
 def test_a_name_that_no_text_can_have_is_never_found(name: str) -> None:
     """If it failed, a vocabulary that was written by hand would give texts features that they don't have."""
     spec = FeatureSpec(tokenizer="words", lowercase=True, word_ngrams=2, char_ngrams=(2, 3))
     names = sorted(["ab", "c", name, " ab", "  a"], key=lambda each: each.startswith(" "))
     tables = Tables.of(names, spec)
-    texts = [name, "ab", "Ab AB", "xb", "a b", "a-b", "b a", "a - b c", "\u2603b"]
+    texts = [name, "ab", "Ab AB", "xb", "a b", "a-b", "b a", "a - b c", "\u2603b", "abcd xabcd", "'a"]
     expected = list(by_reference(texts, names, spec))
     assert list(by_training(read(texts, spec), tables)) == expected
-    session = FeatureSession(tables, spec)
+    session = FeatureSession(tables)
+    assert list(session.run(texts)) == expected
+    assert list(session.alone(texts)) == expected
+
+
+@pytest.mark.parametrize("tokenizer", ["whitespace", "words"])
+def test_a_vocabulary_may_have_no_token(tokenizer: Tokenizer) -> None:
+    """If it failed, BOW_MIN_COUNT=1000 beside character n-grams would end the job after training."""
+    spec = FeatureSpec(tokenizer=tokenizer, word_ngrams=2, char_ngrams=(1, 2))
+    names = [" a", "  a", " ab"]
+    texts = ["", "ab", "a b ab", "xab", "ba"]
+    expected = list(by_reference(texts, names, spec))
+    session = FeatureSession(Tables.of(names, spec))
     assert list(session.run(texts)) == expected
     assert list(session.alone(texts)) == expected
 

@@ -27,7 +27,7 @@ class Tokens:
     starts: Int64
     """[T + 1]: where the codes of each token start; that of `NO_NUMBER` is 0."""
     codes: Int64
-    """Of all tokens, one after the other, and L zeros, so that L places after any start there is one."""
+    """Of all tokens, one after the other, and L + 1 zeros: so there is one L places after any start."""
 
     @classmethod
     def of(cls, codes: Sequence[Sequence[int]]) -> "Tokens":
@@ -51,6 +51,6 @@ class Tokens:
                     hashes=hashes,
                     factors=factors,
                     starts=np.append(np.int64(0), starts),
-                    codes=np.append(flat, np.zeros(longest, np.int64)),
+                    codes=np.append(flat, np.zeros(longest + 1, np.int64)),
                 )
         raise AssertionError("no seed keeps the tokens apart")

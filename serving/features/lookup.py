@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_SECOND_LOOKUP = 24 << 20
-"""Bytes of memory that second lookups may take, for a second way through the graph."""
+"""Bytes of memory that all lookups of a second way through the graph may take."""
 KEY_BYTES = 85
 """What a whole number takes in a lookup in onnxruntime."""
 WORD_BYTES = 350

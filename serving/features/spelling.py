@@ -5,11 +5,12 @@ A table has the character n-grams of each token, as fastText keeps the subwords 
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.features.code_points import LOWER
-from serving.features.levels import Int32
 from serving.features.lookup import WORD_BYTES
 from serving.features.specification import FeatureSpec, char_ngrams
 
@@ -29,17 +30,16 @@ class Spellings:
     numbers: Mapping[str, int]
     """That of each spelling's token, from 1. In lower case a token has up to three: as it is, with a capital,
     and in capitals."""
-    char_features: Int32
+    char_features: npt.NDArray[np.unsignedinteger[Any]]
     """[T + 1, L]: the character n-grams of each token by number, as often as they occur, and V in all other
-    places; none of tokens without spellings."""
-    are_all: bool
-    """Whether what is not spelled so is no token."""
+    places. A token with more than there are places for has neither n-grams here nor spellings."""
 
     @staticmethod
     def num_bytes(tokens: Collection[str], spec: FeatureSpec) -> int:
         """What their spellings take in memory, or a little more."""
-        own = WORD_BYTES * len(tokens) + 2 * len("".join(tokens).encode())
-        return NUM_CASES * own if spec.lowercase else own
+        texts = WORD_BYTES * len(tokens) + 2 * len("".join(tokens).encode())
+        features = 4 * MAX_CHAR_FEATURES * len(tokens) if spec.char_ngrams else 0
+        return (NUM_CASES * texts if spec.lowercase else texts) + features
 
     @classmethod
     def of(
@@ -51,20 +51,18 @@ class Spellings:
         """
         numbers: dict[str, int] = {}
         found: list[list[int]] = [[] for _ in range(len(token_numbers) + 1)]
-        are_all = not spec.lowercase
         for token, number in token_numbers.items():
             names = char_ngrams(token, *spec.char_ngrams) if spec.char_ngrams else []
             places = [char_places[name] for name in names if name in char_places]
             if len(places) > MAX_CHAR_FEATURES:
-                are_all = False
                 continue
             found[number] = places
             for spelling in _cases(token) if spec.lowercase else [token]:
                 numbers[spelling] = number
-        features = np.full((len(found), max(map(len, found))), none, np.int32)
+        features = np.full((len(found), max(map(len, found))), none, np.min_scalar_type(none))
         for row, places in zip(features, found, strict=True):
             row[: len(places)] = places
-        return cls(numbers=numbers, char_features=features, are_all=are_all)
+        return cls(numbers=numbers, char_features=features)
 
 
 def _cases(token: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How `model.onnx` finds n-grams: by whole numbers alone, so that no runtime's strings or locale decide.
+"""How `model.onnx` finds n-grams: by whole numbers, so that no runtime's lower case or locale decides.
 
 Every code point that stands in a feature has a code. A character n-gram is found by the number that its
 codes make as digits, as far as that fits into 64 bits. A longer one, and a word n-gram, is found from the one
@@ -38,7 +38,7 @@ LISTED = 0x250
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """All that the graph looks up."""
+    """A vocabulary, and all that the graph looks up to find its features."""
 
     spec: FeatureSpec
     names: Sequence[str]
@@ -81,7 +81,7 @@ class Tables:
         by_char = {chr(point): code for point, code in code_of.items() if code > BOUNDARY}
         if spec.lowercase:
             by_char = {char: code for char, code in by_char.items() if ord(char) not in LOWER}
-        codes_of_tokens = _spelled(dict(zip(tokens, tokens, strict=True)), by_char)
+        codes_of_tokens = _in_codes(dict(zip(tokens, tokens, strict=True)), by_char)
         is_token = spec.tokenizer != "characters"
         if not is_token:
             codes_of_tokens = {token: codes for token, codes in codes_of_tokens.items() if len(codes) == 1}
@@ -93,13 +93,13 @@ class Tables:
             {
                 place: [number_of[part] for part in parts]
                 for place, parts in words.items()
-                if all(part in number_of for part in parts)
+                if len(parts) <= spec.word_ngrams and all(part in number_of for part in parts)
             },
             base=len(number_of) + 1 if is_token else num_codes,
             none=size,
         )
         char_grams, char_lengths, char_levels = packed_levels(
-            _spelled(chars, by_char | {EDGE: BOUNDARY}), base=num_codes, none=size
+            _in_codes(_char_ngrams(chars, spec), by_char | {EDGE: BOUNDARY}), base=num_codes, none=size
         )
         is_normalized = spec.normalize == "l2"
         return cls(
@@ -126,6 +126,11 @@ class Tables:
         return len(self.names)
 
     @property
+    def has_words(self) -> bool:
+        """Whether tokens are words alone, rather than what whitespace separates."""
+        return self.spec.tokenizer == "words"
+
+    @property
     def packed(self) -> int:
         """The most code points whose codes fit into a key."""
         return packed_length(self.num_codes)
@@ -139,8 +144,8 @@ class Tables:
     def spellings(self) -> Spellings | None:
         """By which the second way finds tokens; None where it finds all by their code points.
 
-        So it is where few texts have known spellings alone: where parts of words are features, and whitespace
-        leaves words their commas.
+        That is where spellings would take too much memory, and where few texts have known ones alone: parts
+        of words are features, and whitespace leaves words their commas.
         """
         num_bytes = self._second_bytes + Spellings.num_bytes(self.token_numbers, self.spec)
         if self.tokens is None or not self.token_numbers or num_bytes > MAX_SECOND_LOOKUP:
@@ -154,7 +159,7 @@ class Tables:
     @property
     def looks_at_others(self) -> bool:
         """Whether the second way may have to look at code points where a token is in no spelling."""
-        return self.spellings is None or not self.spellings.are_all or self.char_grams is not None
+        return self.spellings is None or self.spec.lowercase or self.char_grams is not None
 
     @property
     def _second_bytes(self) -> int:
@@ -175,7 +180,7 @@ class Tables:
             found["tokens/starts"] = self.tokens.starts
             found["tokens/codes"] = self.tokens.codes
         if self.spellings is not None and self.char_grams is not None:
-            found["tokens/characters"] = self.spellings.char_features
+            found["tokens/char_features"] = self.spellings.char_features
         for name, level, is_last in self._named_levels():
             if not is_last:
                 found[f"{name}/features"] = level.features.astype(np.int64)
@@ -256,6 +261,7 @@ def _codes(alphabet: Collection[str], spec: FeatureSpec) -> dict[int, int]:
     if spec.tokenizer == "words":
         codes |= {point: BOUNDARY for point in range(LISTED) if not _is_word(point)}
         codes |= dict(zip(APOSTROPHES, APOSTROPHE_CODES, strict=True))
+        points = [point for point in points if _is_word(point)]
     own = [point for point in points if point not in codes and not (spec.lowercase and point in LOWER)]
     codes |= {point: code for code, point in enumerate(own, UNKNOWN + 1)}
     if spec.lowercase:
@@ -263,10 +269,20 @@ def _codes(alphabet: Collection[str], spec: FeatureSpec) -> dict[int, int]:
     return codes
 
 
-def _spelled(names: Mapping[Any, str], by_char: Mapping[str, int]) -> dict[Any, list[int]]:
+def _in_codes(names: Mapping[Any, str], by_char: Mapping[str, int]) -> dict[Any, list[int]]:
     """The codes of the names, without those that no text can have, such as one of capitals in lower case."""
     found = {place: [by_char.get(char, NO_NUMBER) for char in name] for place, name in names.items()}
     return {place: codes for place, codes in found.items() if NO_NUMBER not in codes}
+
+
+def _char_ngrams(names: Mapping[int, str], spec: FeatureSpec) -> dict[int, str]:
+    """The names of such lengths as a token's n-grams have, with edges at their ends alone."""
+    shortest, longest = spec.char_ngrams or (1, 0)
+    return {
+        place: name
+        for place, name in names.items()
+        if shortest <= len(name) <= longest and EDGE not in name[1:-1] and name.strip(EDGE)
+    }
 
 
 def _is_word(point: int) -> bool:

@@ -30,6 +30,7 @@ def adversarial_texts(vocabulary: Sequence[str]) -> list[str]:
         f"{first} {first} {last}",
         f"  {first}  {last}  ",
         first.upper() + " " + first.lower() + " " + last.title(),
+        *(word[:1].lower() + word[1:].upper() for word in words),
         first + last,
         "".join(words),
         *between,

@@ -52,7 +52,7 @@ def counts(log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 def text_file(parameters: Parameters, metadata: Mapping[str, str] | None = None) -> OnnxFile:
     features = None
     if parameters.tables is not None:
-        features = text_graph.Features(spec=parameters.spec, tables=parameters.tables, idf=parameters.idf)
+        features = text_graph.Features(tables=parameters.tables, idf=parameters.idf)
     return text_graph.build(
         parameters.weight,
         parameters.bias,

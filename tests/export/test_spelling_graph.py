@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from export.graph import Graph, value
+from export.graph import nodes as nodes_of
 from export.ngram_graph import fill_lookups
 from export.onnx_file import OnnxFile
 from export.spelling_graph import add_ids_of_one
@@ -58,7 +59,7 @@ def is_spelled(spec: FeatureSpec, texts: Sequence[str]) -> list[bool]:
     """Whether each of the texts, alone, goes by its spellings."""
     tables = Tables.of(names_of(spec), spec)
     graph = Graph()
-    add_ids_of_one(graph, "text", tables, only_words=spec.tokenizer == "words")
+    add_ids_of_one(graph, "text", tables)
     (decision,) = (node for node in graph.nodes if node.output[0] == "numbers")
     built = graph.build(
         inputs=[value("text", TensorProto.STRING, ["N"])],
@@ -107,7 +108,7 @@ def test_a_text_has_the_features_of_the_reference_however_it_is_spelled(spec: Fe
     """If it failed, a capital or an unknown word would change what else is found in a text."""
     names = names_of(spec)[::2] + names_of(spec)[1:4]
     names.sort(key=lambda name: name.startswith(" "))
-    session = FeatureSession(Tables.of(names, spec), spec)
+    session = FeatureSession(Tables.of(names, spec))
     assert list(session.alone(TEXTS)) == list(by_reference(TEXTS, names, spec))
 
 
@@ -121,20 +122,41 @@ def test_a_vocabulary_too_large_for_spellings_is_found_by_its_code_points(
     tables = Tables.of(names, SPEC)
     assert tables.has_two_lookups
     assert tables.spellings is None
-    session = FeatureSession(tables, SPEC)
+    session = FeatureSession(tables)
     assert list(session.alone(TEXTS)) == list(by_reference(TEXTS, names, SPEC))
 
 
-@pytest.mark.parametrize(
-    ("spec", "are_all"),
-    [(SPECS["spelled out"], True), (SPECS["whitespace"], True), (SPECS["no characters"], False)],
-)
-def test_where_case_matters_what_is_not_spelled_so_is_no_token(spec: FeatureSpec, are_all: bool) -> None:
-    """If it failed, each unknown word would be looked for twice, or one in capitals not at all."""
-    tables = Tables.of(names_of(spec), spec)
+@pytest.mark.parametrize("name", ["spelled out", "whitespace"])
+def test_where_case_matters_what_is_not_spelled_so_is_no_token(name: str) -> None:
+    """If it failed, each unknown word would be looked for twice."""
+    tables, graph = Tables.of(names_of(SPECS[name]), SPECS[name]), Graph()
+    add_ids_of_one(graph, "text", tables)
     assert tables.spellings is not None
-    assert tables.spellings.are_all == are_all
-    assert tables.looks_at_others != are_all
+    assert {node.name for node in nodes_of(graph.build([])) if node.op_type == "LabelEncoder"} == {
+        "spellings",
+        "words/2",
+    }
+
+
+@pytest.mark.parametrize("num_more", [0, 1])
+def test_a_word_of_more_parts_than_there_are_places_for_is_found_by_its_code_points(num_more: int) -> None:
+    """If it failed, a long word would lose its last parts."""
+    word = "".join(chr(0x4E00 + place) for place in range(MAX_CHAR_FEATURES + num_more))
+    spec = FeatureSpec(tokenizer="words", char_ngrams=(1, 1))
+    names = [word, *(f" {character}" for character in word)]
+    tables = Tables.of(names, spec)
+    assert tables.spellings is not None
+    assert (word in tables.spellings.numbers) == (num_more == 0)
+    texts = [word, f"{word} {word}", word[1:]]
+    assert list(FeatureSession(tables).alone(texts)) == list(by_reference(texts, names, spec))
+
+
+def test_words_without_a_known_part_have_none() -> None:
+    """If it failed, an empty table would break the graph."""
+    spec = FeatureSpec(tokenizer="words", char_ngrams=(2, 2))
+    names = ["cd", " ab"]
+    texts = ["cd", "ab", "abab cd", ""]
+    assert list(FeatureSession(Tables.of(names, spec)).alone(texts)) == list(by_reference(texts, names, spec))
 
 
 def test_the_table_has_the_character_ngrams_of_each_token() -> None:

@@ -29,15 +29,33 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ngrams")
-    rows = [
+def rows() -> list[str]:
+    return [
         f"{WORDS[row % 90]} {WORDS[row * 7 % 40].upper()}! {WORDS[row % 5]}\tlabel {row % 3}"
         for row in range(300)
     ]
-    (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ngrams")
+    (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows()) + "\n")
     return train(folder, str(folder / "train.tsv"), RUN_NAME="ngrams", **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"TOKENIZER": "words", "WORD_NGRAMS": "1-2"},
+        {"LOWERCASE": "true", "CHAR_NGRAMS": "2-3"},
+        {"TOKENIZER": "words", "MIN_COUNT": "1000", "CHAR_NGRAMS": "2-3", "EPOCHS": "2"},
+    ],
+    ids=["all spelled out", "none spelled", "no words"],
+)
+def test_it_holds_however_its_tokens_are_found(tmp_path: Path, settings: dict[str, str]) -> None:
+    """If it failed, `verify` would ask a bundle for lookups that its features need not."""
+    (tmp_path / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows()) + "\n")
+    hold(train(tmp_path, str(tmp_path / "train.tsv"), RUN_NAME="ngrams", **settings))
 
 
 @pytest.fixture
@@ -84,7 +102,7 @@ def names_of_tables(folder: Path) -> list[str]:
 
 
 TABLES = [
-    *("tokens/features", "tokens/factors", "tokens/starts", "tokens/codes", "tokens/characters"),
+    *("tokens/features", "tokens/factors", "tokens/starts", "tokens/codes", "tokens/char_features"),
     *("words/2/features", "scales"),
 ]
 

@@ -37,7 +37,7 @@ def test_every_code_point_gives_the_same_features(tokenizer: Tokenizer, lowercas
     learned = [point for point in CODE_POINTS if point % (2 if point < 0x3000 else 64) == known]
     names = chosen(read(texts_of(learned), spec), spec, min_count=1)
     tables = Tables.of(names, spec)
-    session = FeatureSession(tables, spec)
+    session = FeatureSession(tables)
     texts = texts_of(CODE_POINTS)
     expected = list(by_reference(texts, names, spec))
     assert list(by_training(read(texts, spec), tables)) == expected
