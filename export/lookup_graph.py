@@ -1,6 +1,7 @@
 """Features by the lookups of `serving.features.tables`: tokens, word n-grams and character n-grams."""
 
 import numpy as np
+from onnx import TensorProto
 
 from export.graph import Graph
 from export.vectors import after, part, sums_until, where
@@ -61,6 +62,28 @@ def add_char_ids(graph: Graph, flat: str, places: str, tables: Tables) -> list[s
         numbers, ids = _look_up(graph, key, f"characters/{length}", is_last=length == most)
         found.append(ids)
     return found
+
+
+def add_token_numbers(graph: Graph, codes: str, tokens: Tokens) -> str:
+    """The numbers of u tokens by their codes, int64 [u, w], boundaries after the end: int64 [u]."""
+    ended = graph.add("Pad", codes, graph.constant([0, 0, 0, 1]), graph.constant(BOUNDARY))  # [u, w + 1]
+    width = graph.add("Squeeze", graph.add("Shape", ended, start=1))
+    places = graph.add("Range", graph.constant(0), width, graph.constant(1))
+    place = graph.add("Min", places, graph.constant(len(tokens.factors) - 1))
+    is_code = graph.add("Cast", graph.add("Greater", ended, graph.constant(BOUNDARY)), to=TensorProto.INT64)
+    terms = graph.add("Mul", graph.add("Mul", ended, is_code), graph.take("tokens/factors", place))
+    # ReduceSum adds whole numbers as float64, and loses their last digits.
+    hashes = graph.add("Gather", graph.add("CumSum", terms, graph.constant(1)), graph.constant(-1), axis=1)
+    candidate = graph.add("LabelEncoder", hashes, domain="ai.onnx.ml", name="tokens")
+
+    begin = graph.add("Unsqueeze", graph.take("tokens/starts", candidate), graph.constant([1]))
+    expected = graph.add("Gather", "tokens/codes", graph.add("Add", begin, place))
+    difference = graph.add("Abs", graph.add("Sub", expected, ended))
+    # Until the first boundary, which ends the token, that one included.
+    until_end = graph.add("Pad", is_code, graph.constant([0, 1, 0, -1]), graph.constant(1))
+    largest = graph.add("ReduceMax", graph.add("Mul", difference, until_end), graph.constant([1]), keepdims=0)
+    is_found = graph.add("Equal", largest, graph.constant(0))
+    return graph.add("Where", is_found, candidate, graph.constant(NO_NUMBER))
 
 
 def _add_hashed_tokens(graph: Graph, flat: str, places: str, tokens: Tokens) -> tuple[str, str, str]:

@@ -1,19 +1,18 @@
 """The features of one text by its tokens as it spells them, each found with its character n-grams at once.
 
-A text with a token that has no such spelling, an unknown word or a known one in a mixture of cases, is looked
-at by its code points, as texts of a batch are; where no part of a word is a feature, an unknown word in lower
-case needs no second look.
+A token that has no such spelling is looked at by its code points: unknown ones, and known ones in odd case.
 """
 
 from onnx import TensorProto
 
 from export.code_graph import WORD, add_codes
 from export.graph import Graph
-from export.lookup_graph import add_char_ids, add_tokens, add_word_ids
+from export.lookup_graph import add_char_ids, add_token_numbers, add_tokens, add_word_ids
 from export.patterns import characters, matches_all_and
 from export.token_graph import add_split_tokens
-from export.vectors import joined, places_of
+from export.vectors import joined, places_of, where
 from serving.features.code_points import LOWER
+from serving.features.hashes import BOUNDARY
 from serving.features.levels import NO_NUMBER
 from serving.features.specification import APOSTROPHES
 from serving.features.tables import Tables
@@ -23,6 +22,8 @@ WORDS = f"{WORD}+(?:[{characters(APOSTROPHES)}]{WORD}+)*"
 
 NO_CAPITALS = f"[^{characters(LOWER)}]*"
 """Matches a token in lower case."""
+NOTHING = ""
+"""Matches no token."""
 
 
 def add_ids_of_one(graph: Graph, text: str, tables: Tables) -> str:
@@ -52,35 +53,78 @@ def _add_by_spelling(graph: Graph, text: str, tables: Tables) -> tuple[str, list
     tokens = graph.tokenize(text, token=WORDS) if tables.has_words else add_split_tokens(graph, text)
     spelled = graph.add("LabelEncoder", tokens, domain="ai.onnx.ml", name="spellings")
     spelled = graph.add("Reshape", spelled, graph.constant([-1]))
-    if not tables.looks_at_others:
+    if not tables.has_odd_codes:
         return spelled, []
-
-    all_spelled, some_not = Graph(f"{graph.prefix}spelled/"), Graph(f"{graph.prefix}others/")
-    all_spelled.add("Identity", spelled, output=f"{all_spelled.prefix}numbers")
-    numbers, of_chars = _add_by_code(some_not, text, tables)
-    some_not.add("Identity", numbers, output=f"{some_not.prefix}numbers")
-    outputs = {"numbers": (TensorProto.INT64, ["W"])}
     if tables.char_grams is None:
-        are_found = _has_no_unknown_capital(graph, tokens, spelled)
-    else:
-        are_found = _are_all_spelled(graph, spelled)
-        ids = all_spelled.add("Gather", "tokens/char_features", spelled)  # [W, L]
-        ids = all_spelled.add("Reshape", ids, all_spelled.constant([-1]))
-        all_spelled.add("Cast", ids, to=TensorProto.INT64, output=f"{all_spelled.prefix}char_ids")
-        some_not.add("Concat", *of_chars, axis=0, output=f"{some_not.prefix}char_ids")
-        outputs["char_ids"] = (TensorProto.INT64, ["m"])
-    numbers, *of_chars = graph.add_if(are_found, then=all_spelled, otherwise=some_not, outputs=outputs)
-    return numbers, of_chars
+        return _add_odd_tokens(graph, _unknown(graph, tokens, spelled), None, spelled, tables), []
 
+    known, others = Graph(f"{graph.prefix}known/"), Graph(f"{graph.prefix}others/")
+    known.add("Identity", spelled, output=f"{known.prefix}numbers")
+    known.add("Identity", _char_ids_of_known(known, spelled), output=f"{known.prefix}char_ids")
 
-def _are_all_spelled(graph: Graph, spelled: str) -> str:
-    """Whether each of W tokens, of numbers int64 [W], is spelled in a way that is in the lookup: bool []."""
+    unknown = _unknown(others, tokens, spelled)
+    codes = _add_token_codes(others, unknown)
+    # Boundaries keep tokens apart, two or more: no n-gram has one but at its ends. With so many a row is as
+    # long as the longest n-gram that is found at once, but for its last part.
+    ends = max(1, tables.char_lengths[-1] - 3)
+    ended = others.add("Pad", codes, others.constant([0, 1, 0, ends]), others.constant(BOUNDARY))
+    flat = others.add("Reshape", ended, others.constant([-1]))
+    of_unknown = add_char_ids(others, flat, places_of(others, flat), tables)
+    parts = [_char_ids_of_known(others, spelled), *of_unknown]
+    others.add("Concat", *parts, axis=0, output=f"{others.prefix}char_ids")
+    numbers = _add_odd_tokens(others, unknown, codes, spelled, tables)
+    others.add("Identity", numbers, output=f"{others.prefix}numbers")
+
     # With a number there is always one to take the least of.
     least = graph.add("ReduceMin", graph.add("Concat", spelled, graph.constant([1]), axis=0), keepdims=0)
-    return graph.add("Greater", least, graph.constant(NO_NUMBER))
+    numbers, char_ids = graph.add_if(
+        graph.add("Greater", least, graph.constant(NO_NUMBER)),
+        then=known,
+        otherwise=others,
+        outputs={"numbers": (TensorProto.INT64, ["W"]), "char_ids": (TensorProto.INT64, ["m"])},
+    )
+    return numbers, [char_ids]
 
 
-def _has_no_unknown_capital(graph: Graph, tokens: str, spelled: str) -> str:
-    """Whether no token without a number has a capital, and so may be a known one in odd case: bool [1]."""
-    unknown = graph.add("Compress", tokens, graph.add("Equal", spelled, graph.constant(NO_NUMBER)))
-    return matches_all_and(graph, unknown, NO_CAPITALS, graph.constant([True]))
+def _unknown(graph: Graph, tokens: str, spelled: str) -> str:
+    """The u of the tokens, string [1, W], that have no number, int64 [W]: string [u]."""
+    return graph.add("Compress", tokens, graph.add("Equal", spelled, graph.constant(NO_NUMBER)))
+
+
+def _char_ids_of_known(graph: Graph, spelled: str) -> str:
+    """The character n-grams of tokens by their numbers, int64 [W]: int64 [W * L], V among them."""
+    ids = graph.add("Gather", "tokens/char_features", spelled)  # [W, L]
+    return graph.add("Cast", graph.add("Reshape", ids, graph.constant([-1])), to=TensorProto.INT64)
+
+
+def _add_token_codes(graph: Graph, tokens: str) -> str:
+    """The codes of the code points of u tokens, u > 0: int64 [u, w], boundaries after the end."""
+    codes = graph.add("LabelEncoder", graph.tokenize(tokens, separator=""), domain="ai.onnx.ml", name="codes")
+    # An apostrophe in a token stands within it, and what is not listed there stands in words.
+    return graph.add("Max", codes, graph.add("Sub", graph.constant(1), codes))
+
+
+def _add_odd_tokens(graph: Graph, unknown: str, codes: str | None, spelled: str, tables: Tables) -> str:
+    """The numbers of all W tokens, with those that are known though not in this spelling: int64 [W].
+
+    unknown: the u tokens without a spelling, string [u]; codes: theirs, [u, w], where they are at hand.
+    spelled: the numbers by the spellings, [W].
+    """
+    assert tables.tokens is not None
+    assert tables.spellings is not None
+    if not tables.has_odd_tokens:
+        return spelled
+    settled, odd = Graph(f"{graph.prefix}settled/"), Graph(f"{graph.prefix}odd/")
+    settled.add("Identity", spelled, output=f"{settled.prefix}token_numbers")
+    found = add_token_numbers(odd, codes or _add_token_codes(odd, unknown), tables.tokens)
+    places = where(odd, odd.add("Equal", spelled, odd.constant(NO_NUMBER)))
+    odd.add("ScatterElements", spelled, places, found, axis=0, output=f"{odd.prefix}token_numbers")
+    # What has no capital is in no other case; where tokens have no spelling at all, each is looked at.
+    pattern = NO_CAPITALS if tables.spellings.are_of_all else NOTHING
+    (numbers,) = graph.add_if(
+        matches_all_and(graph, unknown, pattern, graph.constant([True])),
+        then=settled,
+        otherwise=odd,
+        outputs={"token_numbers": (TensorProto.INT64, ["W"])},
+    )
+    return numbers

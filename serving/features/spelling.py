@@ -5,6 +5,7 @@ A table has the character n-grams of each token, as fastText keeps the subwords 
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ class Spellings:
     char_features: npt.NDArray[np.unsignedinteger[Any]]
     """[T + 1, L]: the character n-grams of each token by number, as often as they occur, and V in all other
     places. A token with more than there are places for has neither n-grams here nor spellings."""
+
+    @cached_property
+    def are_of_all(self) -> bool:
+        """Whether each token has spellings."""
+        return len(set(self.numbers.values())) == len(self.char_features) - 1
 
     @staticmethod
     def num_bytes(tokens: Collection[str], spec: FeatureSpec) -> int:

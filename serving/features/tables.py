@@ -157,9 +157,14 @@ class Tables:
         return Spellings.of(self.token_numbers, places, self.spec, none=self.none)
 
     @property
-    def looks_at_others(self) -> bool:
-        """Whether the second way may have to look at code points where a token is in no spelling."""
-        return self.spellings is None or self.spec.lowercase or self.char_grams is not None
+    def has_odd_tokens(self) -> bool:
+        """Whether the second way finds some tokens by their codes: all, or those in no spelling."""
+        return self.spellings is None or self.spec.lowercase or not self.spellings.are_of_all
+
+    @property
+    def has_odd_codes(self) -> bool:
+        """Whether it needs the codes of some code points."""
+        return self.has_odd_tokens or self.char_grams is not None
 
     @property
     def _second_bytes(self) -> int:
@@ -198,10 +203,16 @@ class Tables:
         characters = [b"", *(chr(point).encode() for point in self.codes)]
         codes = [BOUNDARY, *map(first_code, self.codes.values())]
         times = 2 if self.has_two_lookups else 1
-        by_code = times if self.looks_at_others else 1
-        found = {"codes": Lookup(keys=characters, numbers=codes, default=self.unlisted, times=by_code)}
+        found = {
+            "codes": Lookup(
+                keys=characters,
+                numbers=codes,
+                default=self.unlisted,
+                times=times if self.has_odd_codes else 1,
+            )
+        }
         if self.tokens is not None:
-            found["tokens"] = _numbering(self.tokens.hashes, by_code)
+            found["tokens"] = _numbering(self.tokens.hashes, times if self.has_odd_tokens else 1)
         if self.spellings is not None:
             found["spellings"] = Lookup(
                 keys=[spelling.encode() for spelling in self.spellings.numbers],

@@ -60,7 +60,7 @@ def is_spelled(spec: FeatureSpec, texts: Sequence[str]) -> list[bool]:
     tables = Tables.of(names_of(spec), spec)
     graph = Graph()
     add_ids_of_one(graph, "text", tables)
-    (decision,) = (node for node in graph.nodes if node.output[0] == "numbers")
+    (decision,) = (node for node in graph.nodes if node.output[0] in ("numbers", "token_numbers"))
     built = graph.build(
         inputs=[value("text", TensorProto.STRING, ["N"])],
         outputs=[value(decision.input[0], TensorProto.BOOL, [])],
