@@ -40,10 +40,10 @@ def add_char_ids(graph: Graph, flat: str, places: str, tables: Tables) -> list[s
     if tables.char_grams is None:
         return []
     base, longest = tables.num_codes, tables.char_lengths[-1]
-    # Before the first place come the last ones, no matter which: the first has an unknown code point.
-    steps = graph.constant(np.arange(1 - longest, 1)[:, np.newaxis])
-    window = graph.add("Add", places, steps)
-    codes = graph.take(flat, graph.add("Reshape", window, graph.constant([-1])))
+    # With boundaries before the first place each has so many; no n-gram has one but at its ends.
+    padded = graph.add("Pad", flat, graph.constant([longest - 1, 0]), graph.constant(BOUNDARY))
+    window = graph.add("Add", places, graph.constant(np.arange(longest)[:, np.newaxis]))
+    codes = graph.take(padded, graph.add("Reshape", window, graph.constant([-1])))
     codes = graph.add("Reshape", codes, graph.constant([longest, -1]))  # [longest, n]
     powers = np.array(
         [[base**after if after < length else 0 for after in range(longest)] for length in tables.char_lengths]

@@ -1,6 +1,7 @@
 """The features of one text by its tokens as it spells them, each found with its character n-grams at once.
 
-A token that has no such spelling is looked at by its code points: unknown ones, and known ones in odd case.
+A token that has no such spelling is looked at by its code points where its parts are features, and where it
+may be a known one all the same: in odd case, or with more parts than there are places for.
 """
 
 from onnx import TensorProto
@@ -23,7 +24,7 @@ WORDS = f"{WORD}+(?:[{characters(APOSTROPHES)}]{WORD}+)*"
 NO_CAPITALS = f"[^{characters(LOWER)}]*"
 """Matches a token in lower case."""
 NOTHING = ""
-"""Matches no token."""
+"""Matches no token, so that each is looked at."""
 
 
 def add_ids_of_one(graph: Graph, text: str, tables: Tables) -> str:
@@ -64,10 +65,8 @@ def _add_by_spelling(graph: Graph, text: str, tables: Tables) -> tuple[str, list
 
     unknown = _unknown(others, tokens, spelled)
     codes = _add_token_codes(others, unknown)
-    # Boundaries keep tokens apart, two or more: no n-gram has one but at its ends. With so many a row is as
-    # long as the longest n-gram that is found at once, but for its last part.
-    ends = max(1, tables.char_lengths[-1] - 3)
-    ended = others.add("Pad", codes, others.constant([0, 1, 0, ends]), others.constant(BOUNDARY))
+    # Two boundaries or more keep tokens apart: no n-gram has one but at its ends.
+    ended = others.add("Pad", codes, others.constant([0, 1, 0, 1]), others.constant(BOUNDARY))
     flat = others.add("Reshape", ended, others.constant([-1]))
     of_unknown = add_char_ids(others, flat, places_of(others, flat), tables)
     parts = [_char_ids_of_known(others, spelled), *of_unknown]
@@ -119,7 +118,7 @@ def _add_odd_tokens(graph: Graph, unknown: str, codes: str | None, spelled: str,
     found = add_token_numbers(odd, codes or _add_token_codes(odd, unknown), tables.tokens)
     places = where(odd, odd.add("Equal", spelled, odd.constant(NO_NUMBER)))
     odd.add("ScatterElements", spelled, places, found, axis=0, output=f"{odd.prefix}token_numbers")
-    # What has no capital is in no other case; where tokens have no spelling at all, each is looked at.
+    # What has no capital is in no odd case; where some token has no spelling, each unknown one is looked at.
     pattern = NO_CAPITALS if tables.spellings.are_of_all else NOTHING
     (numbers,) = graph.add_if(
         matches_all_and(graph, unknown, pattern, graph.constant([True])),

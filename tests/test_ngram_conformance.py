@@ -97,24 +97,42 @@ def test_training_the_graph_and_the_reference_find_the_same_features(spec: Featu
 
 
 @pytest.mark.parametrize("shortest", [2, 8])
-def test_ngrams_too_long_for_one_key_are_found(shortest: int) -> None:
+@pytest.mark.parametrize("tokenizer", ["whitespace", "words"])
+def test_ngrams_too_long_for_one_key_are_found(tokenizer: Tokenizer, shortest: int) -> None:
     """If it failed, long n-grams would be lost, or taken for others, in languages of many characters."""
-    spec = FeatureSpec(char_ngrams=(shortest, 8))
+    spec = FeatureSpec(tokenizer=tokenizer, char_ngrams=(shortest, 8))
     generator = np.random.default_rng(SEED)
-    words = ["".join(map(chr, generator.choice(CODE_POINTS[:3000], 12))) for _ in range(200)]
-    alphabet = " ".join(map(chr, CODE_POINTS[:3000]))
+    letters = [character for character in map(chr, CODE_POINTS[:3000]) if character.isalpha()]
+    words = ["".join(generator.choice(letters, 12)) for _ in range(200)]
+    alphabet = " ".join(letters)
     names = [*alphabet.split(), *chosen(read([*words, *words], spec), spec, min_count=2)]
     names = [name for name in dict.fromkeys(names) if ord(name[-1]) % 3]
     names.sort(key=lambda name: name.startswith(" "))
     tables = Tables.of(names, spec)
     assert tables.packed < 7
     assert len(tables.char_levels) == 8 - tables.packed
+    assert (tables.spellings is not None) == (tokenizer == "words")
     texts = [*words, "".join(words[:9]), *(word[4:] + word[:4] for word in words)]
+    texts += [f"{letters[0]} {word} {letters[1]}" for word in words[:20]]
     expected = list(by_reference(texts, names, spec))
     assert sum(map(len, expected)) > len(words)
     assert list(by_training(read(texts, spec), tables)) == expected
     session = FeatureSession(tables)
     assert list(session.run(texts)) == expected
+    assert list(session.alone(texts)) == expected
+
+
+@pytest.mark.parametrize("char_ngrams", [(3, 6), (1, 8), (8, 8)])
+@pytest.mark.parametrize("tokenizer", ["whitespace", "words"])
+def test_texts_shorter_than_an_ngram_are_taken(tokenizer: Tokenizer, char_ngrams: tuple[int, int]) -> None:
+    """If it failed, BOW_CHAR_NGRAMS=3-6 would make a model that an empty text ends."""
+    spec = FeatureSpec(tokenizer=tokenizer, lowercase=True, char_ngrams=char_ngrams)
+    names = list(dict.fromkeys(features("abcdefgh bcdefg a", spec)))
+    names.sort(key=lambda name: name.startswith(" "))
+    session = FeatureSession(Tables.of(names, spec))
+    texts = ["", " ", "a", "x", "ab", "aB", "abc", "abcd", "abcde x", "xabcdefgh"]
+    expected = list(by_reference(texts, names, spec))
+    assert [found for text in texts for found in session.run([text])] == expected
     assert list(session.alone(texts)) == expected
 
 

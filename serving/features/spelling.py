@@ -42,7 +42,7 @@ class Spellings:
 
     @staticmethod
     def num_bytes(tokens: Collection[str], spec: FeatureSpec) -> int:
-        """What their spellings take in memory, or a little more."""
+        """What their spellings and their character n-grams take in memory, at most."""
         texts = WORD_BYTES * len(tokens) + 2 * len("".join(tokens).encode())
         features = 4 * MAX_CHAR_FEATURES * len(tokens) if spec.char_ngrams else 0
         return (NUM_CASES * texts if spec.lowercase else texts) + features

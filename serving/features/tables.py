@@ -29,7 +29,7 @@ APOSTROPHE_CODES = (2, 3)
 """Of the two apostrophes where the tokenizer knows them, and they stand within a word."""
 UNLISTED = -3
 """What a code point without a code is given first where words are tokens: whether it stands in one is seen
-then. It is less than all that apostrophes are given first."""
+then. It is less than all that apostrophes are given first; 1 minus it, as theirs, is the code in a word."""
 UNKNOWN = 4
 """The code of a code point that stands in no feature; those that do have the codes that follow."""
 LISTED = 0x250
@@ -144,8 +144,8 @@ class Tables:
     def spellings(self) -> Spellings | None:
         """By which the second way finds tokens; None where it finds all by their code points.
 
-        That is where spellings would take too much memory, and where few texts have known ones alone: parts
-        of words are features, and whitespace leaves words their commas.
+        That is where code points are tokens, where spellings would take too much memory, and where most texts
+        would have odd tokens: parts of words are features, and whitespace leaves words their commas.
         """
         num_bytes = self._second_bytes + Spellings.num_bytes(self.token_numbers, self.spec)
         if self.tokens is None or not self.token_numbers or num_bytes > MAX_SECOND_LOOKUP:

@@ -106,6 +106,10 @@ def test_a_token_that_shares_a_known_ones_hash_is_not_taken_for_it() -> None:
         # With a second text, so that the first goes by its code points.
         assert_close(session.run([text, "x"])[0], reference.score([text, "x"]).log_probs)
     assert_close(session.run(["ba", "x"])[0], reference.score(["", "x"]).log_probs)
+    # Alone, by their code points too: they are in no spelling.
+    for text in ("aB", "dC", "cD", "aBx", "bAx"):
+        assert_close(session.run([text])[0], reference.score([text]).log_probs)
+    assert_close(session.run(["bA"])[0], reference.score([""]).log_probs)
 
 
 @pytest.mark.parametrize("ids_per_byte", [1, 5, 11])

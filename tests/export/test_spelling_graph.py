@@ -1,18 +1,23 @@
 """One text by its tokens' spellings: the lookup has the usual ones, and all others are found all the same."""
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
+from export import ngram_graph
 from export.graph import Graph, value
 from export.graph import nodes as nodes_of
 from export.ngram_graph import fill_lookups
 from export.onnx_file import OnnxFile
 from export.spelling_graph import add_ids_of_one
+from export.sums import WeightTable
 from serving.features import spelling
+from serving.features import tables as tables_module
 from serving.features.lookup import MAX_SECOND_LOOKUP
 from serving.features.specification import FeatureSpec, Tokenizer, features
 from serving.features.spelling import MAX_CHAR_FEATURES, Spellings
@@ -136,6 +141,28 @@ def test_where_case_matters_what_is_not_spelled_so_is_no_token(name: str) -> Non
         "spellings",
         "words/2",
     }
+
+
+@pytest.mark.parametrize("lookup_bytes", [0, 3_000, MAX_SECOND_LOOKUP])
+@pytest.mark.parametrize(
+    ("tokenizer", "char_ngrams"), [*product(["whitespace", "words"], [None, (1, 3)]), ("characters", None)]
+)
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_lookups_stand_in_the_graph_as_often_as_verify_asks(
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: Tokenizer,
+    char_ngrams: tuple[int, int] | None,
+    lowercase: bool,
+    lookup_bytes: int,
+) -> None:
+    """If it failed, `verify` would refuse a sound bundle, or let a lookup pass unseen."""
+    monkeypatch.setattr(tables_module, "MAX_SECOND_LOOKUP", lookup_bytes)
+    spec = FeatureSpec(tokenizer=tokenizer, lowercase=lowercase, word_ngrams=2, char_ngrams=char_ngrams)
+    for names in (names_of(spec), [name for name in names_of(spec) if LONG not in name]):
+        tables, main = Tables.of(names, spec), Graph()
+        ngram_graph.add(main, WeightTable(num_labels=3, is_converted=True), tables)
+        found = Counter(node.name for node in nodes_of(main.build([])) if node.op_type == "LabelEncoder")
+        assert found == {name: each.times for name, each in tables.lookups().items()}
 
 
 @pytest.mark.parametrize("num_more", [0, 1])
