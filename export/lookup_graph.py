@@ -46,7 +46,7 @@ def add_char_ids(graph: Graph, flat: str, places: str, tables: Tables) -> list[s
     codes = graph.take(padded, graph.add("Reshape", window, graph.constant([-1])))
     codes = graph.add("Reshape", codes, graph.constant([longest, -1]))  # [longest, n]
     powers = np.array(
-        [[base**after if after < length else 0 for after in range(longest)] for length in tables.char_lengths]
+        [[base**place if place < length else 0 for place in range(longest)] for length in tables.char_lengths]
     )[:, ::-1]
     keys = graph.add("MatMul", graph.constant(powers), codes)  # [lengths, n]
     keys = graph.add("Reshape", keys, graph.constant([-1]))

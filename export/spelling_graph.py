@@ -20,11 +20,8 @@ from serving.features.tables import Tables
 
 WORDS = f"{WORD}+(?:[{characters(APOSTROPHES)}]{WORD}+)*"
 """Matches a word with the apostrophes in it, in RE2's syntax."""
-
 NO_CAPITALS = f"[^{characters(LOWER)}]*"
 """Matches a token in lower case."""
-NOTHING = ""
-"""Matches no token, so that each is looked at."""
 
 
 def add_ids_of_one(graph: Graph, text: str, tables: Tables) -> str:
@@ -109,21 +106,28 @@ def _add_odd_tokens(graph: Graph, unknown: str, codes: str | None, spelled: str,
     unknown: the u tokens without a spelling, string [u]; codes: theirs, [u, w], where they are at hand.
     spelled: the numbers by the spellings, [W].
     """
-    assert tables.tokens is not None
     assert tables.spellings is not None
     if not tables.has_odd_tokens:
         return spelled
+    if not tables.spellings.are_of_all:  # so there are character n-grams, and u > 0
+        return _add_found(graph, unknown, codes, spelled, tables)
     settled, odd = Graph(f"{graph.prefix}settled/"), Graph(f"{graph.prefix}odd/")
     settled.add("Identity", spelled, output=f"{settled.prefix}token_numbers")
-    found = add_token_numbers(odd, codes or _add_token_codes(odd, unknown), tables.tokens)
-    places = where(odd, odd.add("Equal", spelled, odd.constant(NO_NUMBER)))
-    odd.add("ScatterElements", spelled, places, found, axis=0, output=f"{odd.prefix}token_numbers")
-    # What has no capital is in no odd case; where some token has no spelling, each unknown one is looked at.
-    pattern = NO_CAPITALS if tables.spellings.are_of_all else NOTHING
+    found = _add_found(odd, unknown, codes, spelled, tables)
+    odd.add("Identity", found, output=f"{odd.prefix}token_numbers")
+    # What has no capital is in no odd case.
     (numbers,) = graph.add_if(
-        matches_all_and(graph, unknown, pattern, graph.constant([True])),
+        matches_all_and(graph, unknown, NO_CAPITALS, graph.constant([True])),
         then=settled,
         otherwise=odd,
         outputs={"token_numbers": (TensorProto.INT64, ["W"])},
     )
     return numbers
+
+
+def _add_found(graph: Graph, unknown: str, codes: str | None, spelled: str, tables: Tables) -> str:
+    """The same where u > 0, with each of the u tokens looked at."""
+    assert tables.tokens is not None
+    found = add_token_numbers(graph, codes or _add_token_codes(graph, unknown), tables.tokens)
+    places = where(graph, graph.add("Equal", spelled, graph.constant(NO_NUMBER)))
+    return graph.add("ScatterElements", spelled, places, found, axis=0)

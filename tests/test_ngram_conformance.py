@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from job.features.tokens import NO_TOKEN, tokenize
+from serving.features.code_points import WORD_RANGES
 from serving.features.specification import WHITESPACE, FeatureSpec, Tokenizer, features
 from serving.features.specification import tokenize as reference_tokenize
 from serving.features.tables import Tables
@@ -96,15 +97,19 @@ def test_training_the_graph_and_the_reference_find_the_same_features(spec: Featu
     assert list(session.alone(texts)) == expected
 
 
+def _is_word(point: int) -> bool:
+    return any(first <= point <= last for first, last in WORD_RANGES)
+
+
 @pytest.mark.parametrize("shortest", [2, 8])
 @pytest.mark.parametrize("tokenizer", ["whitespace", "words"])
 def test_ngrams_too_long_for_one_key_are_found(tokenizer: Tokenizer, shortest: int) -> None:
     """If it failed, long n-grams would be lost, or taken for others, in languages of many characters."""
     spec = FeatureSpec(tokenizer=tokenizer, char_ngrams=(shortest, 8))
     generator = np.random.default_rng(SEED)
-    letters = [character for character in map(chr, CODE_POINTS[:3000]) if character.isalpha()]
-    words = ["".join(generator.choice(letters, 12)) for _ in range(200)]
-    alphabet = " ".join(letters)
+    characters = [chr(point) for point in CODE_POINTS[:3000] if tokenizer != "words" or _is_word(point)]
+    words = ["".join(generator.choice(characters, 12)) for _ in range(200)]
+    alphabet = " ".join(characters)
     names = [*alphabet.split(), *chosen(read([*words, *words], spec), spec, min_count=2)]
     names = [name for name in dict.fromkeys(names) if ord(name[-1]) % 3]
     names.sort(key=lambda name: name.startswith(" "))
@@ -113,7 +118,7 @@ def test_ngrams_too_long_for_one_key_are_found(tokenizer: Tokenizer, shortest: i
     assert len(tables.char_levels) == 8 - tables.packed
     assert (tables.spellings is not None) == (tokenizer == "words")
     texts = [*words, "".join(words[:9]), *(word[4:] + word[:4] for word in words)]
-    texts += [f"{letters[0]} {word} {letters[1]}" for word in words[:20]]
+    texts += [f"{characters[20]} {word} {characters[21]}" for word in words[:20]]
     expected = list(by_reference(texts, names, spec))
     assert sum(map(len, expected)) > len(words)
     assert list(by_training(read(texts, spec), tables)) == expected

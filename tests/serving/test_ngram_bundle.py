@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -44,18 +45,28 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "names"),
     [
-        {"TOKENIZER": "words", "WORD_NGRAMS": "1-2"},
-        {"LOWERCASE": "true", "CHAR_NGRAMS": "2-3"},
-        {"TOKENIZER": "words", "MIN_COUNT": "1000", "CHAR_NGRAMS": "2-3", "EPOCHS": "2"},
+        (
+            {"TOKENIZER": "words", "WORD_NGRAMS": "1-2"},
+            {"codes": 1, "tokens": 1, "spellings": 1, "words/2": 2},
+        ),
+        ({"LOWERCASE": "true", "CHAR_NGRAMS": "2-3"}, {"codes": 2, "tokens": 2, "characters": 2}),
+        (
+            {"TOKENIZER": "words", "MIN_COUNT": "1000", "CHAR_NGRAMS": "2-3", "EPOCHS": "2"},
+            {"codes": 2, "tokens": 2, "characters": 2},
+        ),
     ],
     ids=["all spelled out", "none spelled", "no words"],
 )
-def test_it_holds_however_its_tokens_are_found(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_it_holds_however_its_tokens_are_found(
+    tmp_path: Path, settings: dict[str, str], names: dict[str, int]
+) -> None:
     """If it failed, `verify` would ask a bundle for lookups that its features need not."""
     (tmp_path / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows()) + "\n")
-    hold(train(tmp_path, str(tmp_path / "train.tsv"), RUN_NAME="ngrams", **settings))
+    folder = train(tmp_path, str(tmp_path / "train.tsv"), RUN_NAME="ngrams", **settings)
+    assert hold(folder).rungs
+    assert Counter(node.name for node in lookups(the_text_model(folder).graph)) == names
 
 
 @pytest.fixture
