@@ -71,6 +71,7 @@ class DirectConnection(Connection):
             super().on_message_complete()
         else:
             self._in_message = False
+            self._unwatch()
 
     def shutdown(self) -> None:
         """The server ends."""
