@@ -11,7 +11,7 @@ from benchmarks import corpus, gpu, limits, plots, process, report
 from benchmarks.contenders import CONTENDERS, FEW_ROWS, FOR_FEW_ROWS, NGRAM_CONTENDERS, SCALED
 from benchmarks.convert import write
 from benchmarks.task import Task
-from job.device import usable_cores
+from serving.cores import usable_cores
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 5

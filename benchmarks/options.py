@@ -19,8 +19,8 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks import limits, process
-from job.device import usable_cores
 from serving.bundle import FILES
+from serving.cores import usable_cores
 from serving.session import session_options
 
 ROOT = Path(__file__).parents[1]

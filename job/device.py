@@ -1,7 +1,6 @@
 """What to train on: the GPU asked for, else the CPU and the reason. No other module names a device."""
 
 import contextlib
-import math
 import os
 import platform
 import re
@@ -165,13 +164,6 @@ class _Recording:
         return self._result
 
 
-def usable_cores() -> int:
-    """The CPU cores that this process may use: its affinity, and its container's limit rounded up."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = _cgroup_cores(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
-    return math.ceil(min(affinity, limit))
-
-
 def _why_unusable(gpu: torch.device) -> str | None:
     """Why `gpu` cannot be used, or None when a first computation on it gave the right result."""
     if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
@@ -228,21 +220,3 @@ def _cpu_description() -> str:
     text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return model[1].strip() if model else platform.machine()
-
-
-def _cgroup_cores(membership: Path, root: Path) -> float:
-    """The CPU limit of the process's control group (version 2) and of those above it; infinite if none."""
-    own = next((line[3:] for line in _lines(membership) if line.startswith("0::")), "/")
-    group = root / own.strip("/")
-    limits = [math.inf]
-    for folder in (group, *group.parents):
-        if folder.is_relative_to(root):
-            for line in _lines(folder / "cpu.max"):
-                quota, period = line.split()
-                if quota != "max":
-                    limits.append(int(quota) / int(period))
-    return min(limits)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []

@@ -25,7 +25,7 @@ from export.publish import (
 from job import tutorial
 from job.corpus.memory import give_back_freed_memory, set_up_allocator
 from job.corpus.prepare import Prepared, unseen_labels
-from job.device import Device, choose_device, device_errors, usable_cores
+from job.device import Device, choose_device, device_errors
 from job.features.specification import feature_spec
 from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
 from job.identity import Shaping, default_name, is_published
@@ -43,6 +43,7 @@ from job.training import metrics
 from job.training.defaults import complete
 from job.training.learn import Means, learn
 from serving.bundle import FILES, open_bundle
+from serving.cores import usable_cores
 from serving.errors import PlatformError
 from serving.parity.rungs import Rung, Tolerance, check
 from serving.quality import read_failed_gate

@@ -20,7 +20,7 @@ from benchmarks.serving.check import check
 from benchmarks.serving.load import LOADS, Load, LoadError, Measured
 from benchmarks.serving.prepare import Material, bodies, prepare
 from benchmarks.serving.servers import ONE_THREAD, OWN, Contender, Running, contenders, environ, running
-from job.device import usable_cores
+from serving.cores import usable_cores
 
 ROOT = Path(__file__).parents[2]
 ROUNDS, SECONDS = 5, 5

@@ -1,14 +1,10 @@
-import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from job import device
-from job.device import choose_device, peak_device_memory, usable_cores
+from job.device import choose_device, peak_device_memory
 from serving.errors import ExitCode, PlatformError
 
 REAL_ONES = torch.ones
@@ -160,30 +156,3 @@ def test_this_machines_gpu_is_used() -> None:
 def test_the_cpu_counts_no_device_memory() -> None:
     """If it failed, a CPU run's report would claim GPU memory."""
     assert peak_device_memory(choose_device("cpu", require_gpu=False)) is None
-
-
-def test_usable_cores_keep_within_the_affinity() -> None:
-    """If it failed, training would start more threads than the scheduler granted cores."""
-    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, math.inf),
-        ({"cpu.max": "max 100000\n"}, math.inf),
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"pods/cpu.max": "400000 100000\n", "pods/one/cpu.max": "max 100000\n"}, 4),
-        ({"pods/cpu.max": "400000 100000\n", "pods/one/cpu.max": "200000 100000\n"}, 2),
-    ],
-)
-def test_the_containers_cpu_limit_is_the_lowest_on_the_way_up(
-    files: dict[str, str], cores: float, tmp_path: Path
-) -> None:
-    """If it failed, a container with half a CPU on a large node would run with a thread per core."""
-    (tmp_path / "membership").write_text("0::/pods/one\n")
-    root = tmp_path / "cgroup"
-    (root / "pods/one").mkdir(parents=True)
-    for name, text in files.items():
-        (root / name).write_text(text)
-    assert device._cgroup_cores(tmp_path / "membership", root) == cores
