@@ -5,12 +5,12 @@ text.
 """
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.types import Receive, Scope, Send
 
 from serving.answer import Answer, answer, answer_of
+from serving.cores import usable_cores
 from serving.server.batch import Batch
 from serving.server.body import read_body
 from serving.server.infer import INLINE_CHARACTERS, Asked, Infer
@@ -33,7 +33,7 @@ class InferPath:
         self._settings = settings
         self._errors = errors
         self._batch = batch
-        self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="predict")
+        self._threads = ThreadPoolExecutor(min(4, usable_cores()), thread_name_prefix="predict")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
