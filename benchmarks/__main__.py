@@ -31,17 +31,19 @@ def main() -> None:
         _generated(arguments.folder / "tasks", tokens=arguments.tokens, num_labels=labels)
         for labels in arguments.labels
     ]
+    failed: dict[str, str] = {}
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "machine": limits.machine(arguments.threads),
         "limits": limits.measure(arguments.threads),
         "gpu": {"not_measured": without_gpu} if without_gpu is not None else gpu.limits(),
         "tasks": {
-            task.name: _compete(task, arguments.contenders, arguments.threads, arguments.rounds)
+            task.name: _compete(task, arguments.contenders, arguments.threads, arguments.rounds, failed)
             for task in tasks
         },
+        "failed": failed,
         "labels": {task.name: task.num_labels for task in tasks},
-        "scale": _scaled(arguments.folder / "tasks", arguments),
+        "scale": _scaled(arguments.folder / "tasks", arguments, failed),
     }
     (arguments.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     table = report.markdown(results)
@@ -61,14 +63,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=usable_cores())
     every = [*CONTENDERS, *NGRAM_CONTENDERS]
-    parser.add_argument("--contenders", nargs="*", default=list(CONTENDERS), choices=every)
+    parser.add_argument("--contenders", nargs="*", default=None, choices=every)
     parser.add_argument(
         "--ngrams", action="store_true", help="let those compete whose features are more than tokens"
     )
     parser.add_argument("--folder", type=Path, default=ROOT / "artifacts" / "benchmark")
     arguments = parser.parse_args()
-    if arguments.ngrams:
-        arguments.contenders = list(NGRAM_CONTENDERS)
+    if arguments.contenders is None:
+        arguments.contenders = list(NGRAM_CONTENDERS if arguments.ngrams else CONTENDERS)
     return arguments
 
 
@@ -86,8 +88,13 @@ def _generated(folder: Path, *, tokens: int, num_labels: int) -> Task:
     return Task(folder=source)
 
 
-def _compete(task: Task, names: list[str], num_threads: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """The figures of each round by contender; all run once a round, so that a slow moment meets all."""
+def _compete(
+    task: Task, names: list[str], num_threads: int, rounds: int, failed: dict[str, str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The figures of each round by contender; all run once a round, so that a slow moment meets all.
+
+    A peer that fails is left out, and `failed` then says why.
+    """
     if len(task.rows("train")[1]) > FEW_ROWS:
         names = [name for name in names if name not in FOR_FEW_ROWS]
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -95,11 +102,18 @@ def _compete(task: Task, names: list[str], num_threads: int, rounds: int) -> dic
         for name in names:
             if any(each["whole"] > SLOWEST for each in figures[name]):
                 continue
-            figures[name].append(_run(name, task, num_threads))
-    return figures
+            try:
+                figures[name].append(_run(name, task, num_threads))
+            except process.FailedError as error:
+                if name.startswith(report.OWN):
+                    raise
+                failed[f"{name} on {task.name}"] = error.reason
+                sys.stderr.write(f"{task.name}, {name}: failed ({error.reason})\n")
+                names = [each for each in names if each != name]
+    return {name: figures[name] for name in names}
 
 
-def _scaled(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _scaled(folder: Path, arguments: argparse.Namespace, failed: dict[str, str]) -> list[dict[str, Any]]:
     """The figures by size: the peers' of one round, our own of all, since their growth is a ratio to measure.
 
     The sizes take turns.
@@ -109,10 +123,10 @@ def _scaled(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
         for tokens in arguments.scale
     }
     names = [name for name in arguments.contenders if name in SCALED]
-    figures = {tokens: _compete(task, names, arguments.threads, 1) for tokens, task in tasks.items()}
+    figures = {tokens: _compete(task, names, arguments.threads, 1, failed) for tokens, task in tasks.items()}
     for _ in range(1, arguments.rounds if report.OWN in names else 1):
         for tokens, task in tasks.items():
-            again = _compete(task, [report.OWN], arguments.threads, 1)
+            again = _compete(task, [report.OWN], arguments.threads, 1, failed)
             figures[tokens][report.OWN] += again[report.OWN]
     return [{"tokens": tokens, "contenders": contenders} for tokens, contenders in figures.items()]
 

@@ -9,13 +9,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+class FailedError(SystemExit):
+    """A process failed; ends the program with what it wrote, unless somebody takes it."""
+
+    def __init__(self, what: str, written: str) -> None:
+        super().__init__(f"{what} failed:\n{written[-4000:]}")
+        self.reason = (written.strip().splitlines() or ["it wrote nothing"])[-1]
+        """The last line of it."""
+
+
 def without_settings() -> dict[str, str]:
     """This process's environment without the job's settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("BOW_")}
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], what: str) -> str:
-    """What `python -m` with these arguments wrote; ends the program where it failed, saying what did."""
+    """What `python -m` with these arguments wrote; raises FailedError where it failed."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
@@ -25,5 +34,5 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], what: str) -> str:
         check=False,
     )
     if done.returncode:
-        sys.exit(f"{what} failed:\n{done.stderr[-4000:]}")
+        raise FailedError(what, done.stderr)
     return done.stdout

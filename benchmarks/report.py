@@ -45,6 +45,8 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     for name, contenders in results["tasks"].items():
         lines += [f"### {name}", "", *_table(contenders), ""]
+    failed = results.get("failed", {})
+    lines += [*(f"- {which} failed: {reason}" for which, reason in failed.items()), *([""] if failed else [])]
     if results["scale"]:
         lines += ["### Time against tokens", "", *_scale_table(results["scale"]), ""]
     lines += [*_limits(results["limits"]), "", *_gpu(results), ""]
@@ -86,7 +88,7 @@ def _median(values: Iterator[float | None]) -> float | None:
 
 
 def _scale_table(scale: list[dict[str, Any]]) -> Iterator[str]:
-    names = list(scale[0]["contenders"])
+    names = list(dict.fromkeys(name for row in scale for name in row["contenders"]))
     own = (
         "training, ns a token and epoch",
         "times the smallest's",
@@ -99,7 +101,10 @@ def _scale_table(scale: list[dict[str, Any]]) -> Iterator[str]:
     for row in scale:
         contenders = row["contenders"]
         cells = [
-            f"{statistics.median(each['file_to_model'] for each in contenders[name]):.2f} s" for name in names
+            f"{statistics.median(each['file_to_model'] for each in contenders[name]):.2f} s"
+            if name in contenders
+            else "failed"
+            for name in names
         ]
         if smallest is None:
             yield f"| {row['tokens']:.0e} | " + " | ".join([*cells, *[""] * len(own)]) + " |"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import convert, corpus, profile, report
+from benchmarks import __main__ as benchmark
+from benchmarks import convert, corpus, process, profile, report
 from benchmarks.task import Task
 from job.telling.run_record import EpochRecord, RunRecord, StageRecord
 
@@ -143,8 +144,54 @@ def test_the_table_compares_round_by_round() -> None:
         in lines
     )
     assert "On a GPU: not measured (there is none)." in lines
+    assert not any("failed" in line for line in lines)
     short = report.summary(results, ("slow", "bowsprit")).splitlines()
     assert short[-1] == "| small | 16.50 s, 0.8000 | 5.50 s, 0.9000 |"
+
+
+def test_a_peer_that_fails_is_left_out_and_named(small_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a peer that runs out of memory in the last task would cost the figures of all others."""
+    asked = []
+
+    def run(name: str, task: Task, num_threads: int) -> dict[str, Any]:
+        asked.append(name)
+        if name == "frail" and asked.count("frail") == 2:
+            raise process.FailedError("frail", "Traceback:\n  line 1\nMemoryError: none left\n")
+        return figures(1, 0.9, tokens_per_second=1e8, least_memory=4e8)
+
+    monkeypatch.setattr(benchmark, "_run", run)
+    failed: dict[str, str] = {}
+    found = benchmark._compete(small_task, ["frail", "bowsprit"], 1, 3, failed)
+    assert {name: len(rounds) for name, rounds in found.items()} == {"bowsprit": 3}
+    assert asked.count("frail") == 2
+    assert failed == {f"frail on {small_task.name}": "MemoryError: none left"}
+    results = {
+        "command": "python -m benchmarks",
+        "machine": {"cpu": "a CPU", "num_threads": 2, "python": "3.12"},
+        "limits": {"copied_bytes_per_second": 5e9, "nanoseconds_per_row_by_table_bytes": {}},
+        "tasks": {small_task.name: found},
+        "failed": failed,
+        "scale": [{"tokens": 1000, "contenders": found | {"frail": found["bowsprit"]}}],
+        "gpu": {"not_measured": "there is none"},
+    }
+    results["scale"].append({"tokens": 2000, "contenders": found})  # type: ignore[attr-defined]
+    lines = report.markdown(results).splitlines()
+    assert f"- frail on {small_task.name} failed: MemoryError: none left" in lines
+    assert [line.split(" | ")[:3] for line in lines if line.startswith(("| 1e+03", "| 2e+03"))] == [
+        ["| 1e+03", "1.00 s", "1.00 s"],
+        ["| 2e+03", "1.00 s", "failed"],
+    ]
+
+
+def test_our_own_failure_ends_the_benchmark(small_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a job that no longer trains would look like one that was not asked for."""
+
+    def run(name: str, task: Task, num_threads: int) -> dict[str, Any]:
+        raise process.FailedError(name, "")
+
+    monkeypatch.setattr(benchmark, "_run", run)
+    with pytest.raises(process.FailedError, match="bowsprit, topics failed"):
+        benchmark._compete(small_task, ["bowsprit, topics"], 1, 1, {})
 
 
 def test_the_table_of_a_gpu_says_how_near_it_is_to_its_memory() -> None:
