@@ -229,8 +229,8 @@ NGRAM_CONTENDERS: dict[str, Callable[[int], Contender]] = {
     "bowsprit, language-id, few parts": lambda threads: Bowsprit(
         threads,
         **_recipe("language-id")
-        | {"CHAR_NGRAMS": "1-3", "MAX_CHAR_NGRAMS": "5000", "MIN_CHAR_NGRAM_COUNT": "50", "EPOCHS": "1"}
-        | {"MAX_VOCABULARY": "1000", "WEIGHTING": "binary"},
+        | {"CHAR_NGRAMS": "1-2", "MAX_CHAR_NGRAMS": "5000", "MIN_CHAR_NGRAM_COUNT": "50", "EPOCHS": "1"}
+        | {"MAX_VOCABULARY": "3000", "WEIGHTING": "binary"},
     ),
     "fasttext wordNgrams 2": lambda threads: FastText(threads, epoch=50, lr=0.5, wordNgrams=2),
     "fasttext subwords 1-4": lambda threads: FastText(threads, epoch=5, lr=0.5, minn=1, maxn=4, dim=16),
