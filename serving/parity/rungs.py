@@ -131,12 +131,14 @@ def by_name(rungs: Sequence[Rung]) -> list[Rung]:
 
 
 def check(rungs: Sequence[Rung], what: str, *, runtimes: str = "the files do") -> None:
-    """Raises ParityError that names every rung which does not hold.
+    """Raises ParityError that names every rung which does not hold, or where there is none.
 
     Counted as checks are the rungs `by_name`, which are the lines of the table that people see.
 
     what, runtimes: the bundle, and what was held against it, for the message.
     """
+    if not rungs:
+        raise ParityError(f"{what}: nothing was held against the trained model, so nothing is proven")
     failed = [rung for rung in rungs if not rung.holds]
     if not failed:
         return

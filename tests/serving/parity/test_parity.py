@@ -277,10 +277,16 @@ def test_the_error_counts_what_the_table_shows() -> None:
     assert (len(table), sum(line.endswith("FAILS") for line in table)) == (3, 1)
 
 
-@pytest.mark.parametrize("rungs", [[], [rung()], [rung(share_of_bound=1.0)] * 3])
+@pytest.mark.parametrize("rungs", [[rung()], [rung(share_of_bound=1.0)] * 3])
 def test_rungs_that_hold_raise_nothing(rungs: list[Rung]) -> None:
     """If it failed, a good bundle would not be published."""
     check(rungs, "x")
+
+
+def test_nothing_compared_proves_nothing() -> None:
+    """If it failed, a ladder that lost its rungs would let every bundle pass."""
+    with pytest.raises(ParityError, match="^x: nothing was held against"):
+        check([], "x")
 
 
 @pytest.mark.parametrize("share", [1.0000001, math.inf, math.nan])
