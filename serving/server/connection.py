@@ -1,6 +1,7 @@
 """A connection that does not wait for ever, takes no more than it should, and loses no request at the end."""
 
 import fcntl
+import struct
 import termios
 from asyncio import TimerHandle, Transport
 from collections.abc import Callable
@@ -55,7 +56,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Gives the first request its time."""
         super().connection_made(transport)
-        self._joined = JoiningTransport(transport)
+        # So that whatever the client does not take at once is watched until it has.
+        transport.set_write_buffer_limits(high=0)
+        self._joined = JoiningTransport(transport, self._end_behind_answer)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -135,6 +138,8 @@ class Connection(HttpToolsProtocol):
         """Sends what has no body, such as the answer to HEAD."""
         self._joined.flush()
         super().on_response_complete()
+        if self._in_head:
+            self._unset_keepalive_if_required()  # it is not idle: its next request is being read
 
     def shutdown(self) -> None:
         """Lets a request that has begun to come, or may be on its way, be the last."""
@@ -193,8 +198,19 @@ class Connection(HttpToolsProtocol):
         self.cycle.message_event.set()
         self._close()
 
+    def _end_behind_answer(self) -> None:
+        """Ends the connection; what is behind the answer gets none."""
+        if not self._in_message or self._reads_no_more:
+            self.transport.close()
+            return
+        self._reads_no_more = True
+        self._unwatch()
+        self.pipeline.clear()
+        self._close()
+
     def _close(self) -> None:
         """Takes what is still sent: the system would reset the connection, and the client lose the answer."""
+        self.flow.resume_reading()
         self.parser = None  # type: ignore[assignment]
         self.scope, self.headers, self.url = None, [], b""  # type: ignore[assignment]
         self.transport.write_eof()
@@ -244,14 +260,19 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _watch_answer(self) -> None:
-        unsent = self.transport.get_write_buffer_size()
-        self._answer_timer = self.loop.call_later(self.request_seconds, self._end_if_untaken, unsent)
+        self._answer_timer = self.loop.call_later(self.request_seconds, self._end_if_untaken, self._untaken())
 
-    def _end_if_untaken(self, unsent: int) -> None:
-        if self.transport.get_write_buffer_size() < unsent:
+    def _end_if_untaken(self, before: int) -> None:
+        if self._untaken() < before:
             self._watch_answer()
         else:
             self.transport.abort()
+
+    def _untaken(self) -> int:
+        """Bytes of answers that the client has not taken: those that wait here, and those the system has."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        (sent,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
+        return self.transport.get_write_buffer_size() + int(sent)
 
     def _end_if_quiet(self, looks: int) -> None:
         if self.transport.is_closing() or self._is_answering():

@@ -1,6 +1,7 @@
 """An answer's head and the beginning of its body, in one packet."""
 
 from asyncio import Transport
+from collections.abc import Callable
 
 
 class JoiningTransport:
@@ -10,8 +11,10 @@ class JoiningTransport:
     short request costs.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, close: Callable[[], None]) -> None:
+        """close: ends the connection behind an answer."""
         self._transport = transport
+        self._close = close
         self._head: bytes | None = None
         self.is_closing = transport.is_closing
 
@@ -31,6 +34,6 @@ class JoiningTransport:
             self.write(b"")
 
     def close(self) -> None:
-        """Sends what is held back, and closes."""
+        """Sends what is held back, and ends the connection."""
         self.flush()
-        self._transport.close()
+        self._close()

@@ -190,7 +190,7 @@ def test_our_own_failure_ends_the_benchmark(small_task: Task, monkeypatch: pytes
         raise process.FailedError(name, "")
 
     monkeypatch.setattr(benchmark, "_run", run)
-    with pytest.raises(process.FailedError, match="bowsprit, topics failed"):
+    with pytest.raises(process.FailedError, match=r"bowsprit, topics failed"):
         benchmark._compete(small_task, ["bowsprit, topics"], 1, 1, {})
 
 

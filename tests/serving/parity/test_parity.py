@@ -285,7 +285,7 @@ def test_rungs_that_hold_raise_nothing(rungs: list[Rung]) -> None:
 
 def test_nothing_compared_proves_nothing() -> None:
     """If it failed, a ladder that lost its rungs would let every bundle pass."""
-    with pytest.raises(ParityError, match="^x: nothing was held against"):
+    with pytest.raises(ParityError, match=r"^x: nothing was held against"):
         check([], "x")
 
 

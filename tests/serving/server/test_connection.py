@@ -34,7 +34,7 @@ class Case:
         self.connection.connection_made(self.transport)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, has_more = b"", True
+        body, has_more = b"", not scope["path"].startswith("/early")
         while has_more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -97,6 +97,7 @@ def test_what_cannot_be_read_is_answered_in_its_turn(data: bytes, expected: list
         assert await case.answers() == expected
         is_bad = b"\0" in data or b"z\r\n" in data or b"CONNECT" in data
         assert case.transport.has_ended == is_bad
+        assert case.transport.is_closed or case.transport.is_reading_now  # what is still sent is taken
         assert case.refused == [400] * (expected[-1][:3] == b"400")
 
     in_a_loop(test)
@@ -114,6 +115,58 @@ def test_the_offer_of_another_protocol_is_ignored(size: int) -> None:
         assert not case.transport.has_ended
 
     in_a_loop(test)
+
+
+def test_an_answer_before_the_body_has_come_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, the system would reset the connection, and a client that still sends get no answer."""
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+
+    async def test(case: Case) -> None:
+        case.gets(b"POST /early HTTP/1.1\r\nconnection: close\r\ncontent-length: 6\r\n\r\nabc")
+        assert await case.answers() == [b"200 arly"]
+        assert case.transport.has_ended
+        case.gets(b"def" + GET % b"2")
+        assert not case.transport.is_closed
+        await asyncio.sleep(0.1)
+        assert case.transport.is_closed
+        assert await case.answers() == [b"200 arly"]
+
+    in_a_loop(test)
+
+
+def test_a_request_that_has_begun_keeps_its_connection() -> None:
+    """If it failed, the clock of idle connections would end one whose next request is being sent."""
+
+    async def test(case: Case) -> None:
+        case.may_answer.clear()
+        case.gets(GET % b"1" + (GET % b"2")[:9])
+        assert await case.answers() == [b"200 /1"]
+        assert case.connection.timeout_keep_alive_task is None
+        case.gets((GET % b"2")[9:])
+        assert await case.answers() == [b"200 /1", b"200 /2"]
+        assert case.connection.timeout_keep_alive_task is not None
+
+    in_a_loop(test)
+
+
+def test_a_client_may_take_its_answer_slowly_but_not_stop() -> None:
+    """If it failed, slow clients would get half an answer, or one that stops hold its connection for ever."""
+
+    async def test(case: Case) -> None:
+        assert case.transport.high_water == 0  # so it is told of all that is not taken at once
+        case.gets(GET % b"1")
+        assert await case.answers() == [b"200 /1"]
+        for _ in range(40):
+            case.transport.socket.send(b"x" * 1000)  # in the system's hands
+        case.connection.pause_writing()
+        for _ in range(30):
+            await asyncio.sleep(0.02)
+            case.transport.client.recv(1000)
+        assert not case.transport.is_closed
+        await asyncio.sleep(0.5)
+        assert case.transport.is_closed
+
+    in_a_loop(test, request_seconds=0.2)
 
 
 def test_only_so_many_requests_wait() -> None:

@@ -14,6 +14,9 @@ class Transport(asyncio.Transport):
         self.written_late = b""
         """After the end, which no answer may be."""
         self.has_ended = False
+        """Whether no more is sent."""
+        self.is_closed = False
+        """Whether nothing is read any more either."""
         self.is_reading_now = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -26,18 +29,21 @@ class Transport(asyncio.Transport):
         self.has_ended = True
 
     def close(self) -> None:
-        self.has_ended = True
+        self.has_ended = self.is_closed = True
 
     abort = close
 
     def is_closing(self) -> bool:
-        return self.has_ended
+        return self.is_closed
 
     def pause_reading(self) -> None:
         self.is_reading_now = False
 
     def resume_reading(self) -> None:
         self.is_reading_now = True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self.high_water = high
 
     def get_write_buffer_size(self) -> int:
         return len(self.written)
