@@ -10,6 +10,8 @@ LOOK_ALIKES = (0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0x180E, 0x00AD, 0x034F, 0
 
 REPETITIONS = 2_000
 LONGEST = 100_000
+MAX_CHARACTERS = 2_000_000
+"""Of a text that repeats words, which may be long: where no spaces are written, whole texts are one."""
 BATCH_SIZES = (0, 1, 7, 256)
 
 
@@ -42,10 +44,22 @@ def adversarial_texts(vocabulary: Sequence[str]) -> list[str]:
         "e\u0301 é \u1e69 s\u0323\u0307 ﬁ İ ß ẞ ς Σ ǆ",
         "x" * 10_000 + " " + last,
         " ".join(["x" * 300] * 3 + words),
-        " ".join([first] * REPETITIONS),
-        "\t".join([first, last] * REPETITIONS),
-        " ".join(islice(cycle(vocabulary or words), LONGEST)),
+        _repeated([first], REPETITIONS, separator=" "),
+        _repeated([first, last], 2 * REPETITIONS, separator="\t"),
+        _repeated(vocabulary or words, LONGEST, separator=" "),
     ]
+
+
+def _repeated(words: Sequence[str], number: int, *, separator: str) -> str:
+    """So many words, taken in turn, or as few as make a text that is long enough."""
+    some = list[str]()
+    left = MAX_CHARACTERS
+    for word in islice(cycle(words), number):
+        some.append(word)
+        left -= len(word) + len(separator)
+        if left < 0:
+            break
+    return separator.join(some)
 
 
 def in_batches(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -46,6 +46,13 @@ def test_the_adversarial_texts_hold_what_breaks_tokenizers() -> None:
     assert all(text.encode() for text in some[1:])
 
 
+def test_long_words_make_no_longer_texts() -> None:
+    """If it failed, texts without spaces, as in Chinese, would cost the proof gigabytes."""
+    some = adversarial_texts(["語" * 50_000, "w"])
+    assert max(map(len, some)) < 2_100_000
+    assert len(adversarial_texts([f"word{number}" for number in range(2000)])[-1].split()) == 100_000
+
+
 @pytest.mark.parametrize("vocabulary", [[], ["only"], ["a", "b"]])
 def test_a_model_of_hardly_any_words_has_adversarial_texts_too(vocabulary: list[str]) -> None:
     """If it failed, such a model could not be verified."""
