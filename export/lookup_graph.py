@@ -13,8 +13,8 @@ from serving.features.tables import Tables
 def add_tokens(graph: Graph, flat: str, places: str, tables: Tables) -> tuple[str, str, str]:
     """Where each of W tokens starts, the place after its end, and its number: int64 [W] each.
 
-    flat: the codes of texts, one after the other, and places: of them all, int64 [n] each.
-    A token that is a code point has but one place, that where it is.
+    flat: the codes of texts, one after the other, and places: of them all, int64 [n] each; "" where none are
+    needed (`Tables.has_places`). A token that is a code point has but one place, that where it is.
     """
     if tables.tokens is not None:
         return _add_hashed_tokens(graph, flat, places, tables.tokens)
@@ -25,9 +25,9 @@ def add_tokens(graph: Graph, flat: str, places: str, tables: Tables) -> tuple[st
 def add_word_ids(graph: Graph, numbers: str, tables: Tables) -> list[str]:
     """The ids of tokens, of pairs of them, and so on, by the tokens' numbers, [W]: int64 [W], [W - 1], .."""
     found = [graph.take("tokens/features", numbers)]
-    base, shorter = graph.constant(len(tables.token_features)), numbers
-    longest = len(tables.word_levels) + 1
+    shorter, longest = numbers, len(tables.word_levels) + 1
     for length in range(2, longest + 1):
+        base = graph.constant(len(tables.token_features))
         begun = graph.add("Mul", part(graph, shorter, 0, -1), base)
         key = graph.add("Add", begun, part(graph, numbers, length - 1))
         shorter, ids = _look_up(graph, key, f"words/{length}", is_last=length == longest)

@@ -79,7 +79,7 @@ def add_feature_ids(graph: Graph, texts: str, tables: Tables) -> str:
     """The ids of the features in c texts, c > 0: int64 [c, M], in no order, and V in all other places."""
     codes = add_codes(graph, texts, only_words=tables.has_words)  # [c, w]
     flat = graph.add("Reshape", codes, graph.constant([-1]))  # [n]
-    places = places_of(graph, flat)
+    places = places_of(graph, flat) if tables.has_places else ""
     none = graph.add("Expand", graph.constant(tables.none), graph.add("Shape", flat))
     starts, ends, numbers = add_tokens(graph, flat, places, tables)
     # Those of tokens stand where these start, of pairs where the second one ends, and so on by turns.

@@ -40,7 +40,7 @@ def _add_by_code(graph: Graph, text: str, tables: Tables) -> tuple[str, list[str
     """The numbers of the tokens, int64 [W], and the ids of their character n-grams, int64 [..] each."""
     codes = add_codes(graph, text, only_words=tables.has_words)  # [1, n]
     flat = graph.add("Reshape", codes, graph.constant([-1]))
-    places = places_of(graph, flat)
+    places = places_of(graph, flat) if tables.has_places else ""
     _, _, numbers = add_tokens(graph, flat, places, tables)
     return numbers, add_char_ids(graph, flat, places, tables)
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import NodeProto, TensorProto
+from onnx import GraphProto, NodeProto, TensorProto
 
 from export.chunks import MAX_BLOCK, MAX_NGRAM_CHUNK, MAX_SHORT_TEXT, ROW_ENDS, SHORT_TEXT, Chunking
 from export.graph import nodes, value
@@ -127,6 +127,43 @@ def test_chunks_keep_within_the_limits(num_labels: int, ids_per_byte: int) -> No
         (chunking.medium_size, chunking.medium_bytes),
     ):
         assert size == 1 or size * ids_per_byte * (length + ROW_ENDS) <= chunking.block
+
+
+@pytest.mark.parametrize("tokenizer", ["whitespace", "words", "characters"])
+@pytest.mark.parametrize("word_ngrams", [1, 2, 3])
+@pytest.mark.parametrize("char_ngrams", [None, (2, 4), (3, 8)])
+@pytest.mark.parametrize(("weighting", "normalize"), [("count", "none"), ("tfidf", "l2")])
+def test_a_graph_has_nothing_that_it_does_not_use(
+    tokenizer: Any,
+    word_ngrams: int,
+    char_ngrams: tuple[int, int] | None,
+    weighting: Any,
+    normalize: Any,
+) -> None:
+    """If it failed, onnxruntime would warn of it wherever the model is loaded."""
+    if tokenizer == "characters" and char_ngrams:
+        pytest.skip("both are of code points")
+    spec = FeatureSpec(
+        tokenizer=tokenizer,
+        lowercase=True,
+        word_ngrams=word_ngrams,
+        char_ngrams=char_ngrams,
+        weighting=weighting,
+        normalize=normalize,
+    )
+    graph = text_model(parameters_of(["to be or not to be", "that is the question"], 3, spec)).graph
+    used = {name for node in nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    used |= {output.name for within in _graphs(graph) for output in within.output}
+    made = {node.output[0] for node in nodes(graph)} | {tensor.name for tensor in graph.initializer}
+    assert made <= used
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+                yield from _graphs(attribute.g)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
