@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 
 from job import tutorial
@@ -99,6 +100,8 @@ def read_inputs(
 def read_vocabulary(path: Path, features: FeatureSpec = PLAIN) -> tuple[Vocabulary, DataRecord]:
     """A fixed vocabulary: UTF-8, one token a line; a token's id is its place, from 0.
 
+    In a file whose name ends in .jsonl each line is a JSON string, as in a bundle's `vocabulary.jsonl`.
+
     Raises DataError where a line cannot be a token of the specification: blank, there twice, or with
     whitespace in it.
     """
@@ -115,6 +118,8 @@ def read_vocabulary(path: Path, features: FeatureSpec = PLAIN) -> tuple[Vocabula
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         token = line.removesuffix("\r")
+        if path.suffix == ".jsonl":
+            token = _decoded(token, f"{path}:{number}")
         if token.split() != [token] or "\0" in token:
             raise DataError(
                 f"{path}:{number}: expected one token without whitespace, found {token[:80]!r}; correct it"
@@ -156,3 +161,13 @@ def _labels(train: RawCorpus, spec: DataSpec) -> list[str]:
             "in BOW_LABEL_COLUMN"
         )
     return names
+
+
+def _decoded(line: str, where: str) -> str:
+    try:
+        return msgspec.json.decode(line, type=str)
+    except msgspec.DecodeError as error:
+        raise DataError(
+            f"{where}: expected a JSON string, as in a bundle's vocabulary.jsonl, found {line[:80]!r}; "
+            "correct it, or name the file .txt if each line is a token as it stands"
+        ) from error

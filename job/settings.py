@@ -152,7 +152,8 @@ class Settings(BaseSettings):
 
     tokenizer: Shaping[Literal["whitespace", "words", "characters"]] = "whitespace"
     """What a token is: `whitespace` takes what stands between whitespace, `words` runs of letters, marks,
-    numbers, `_` and inner apostrophes, `characters` every code point (for scripts without spaces)."""
+    numbers, `_` and inner apostrophes, `characters` every code point but whitespace (for scripts without
+    spaces; not with BOW_CHAR_NGRAMS)."""
 
     lowercase: Shaping[bool] = False
     """Take upper-case letters for lower-case ones, code point by code point."""
@@ -167,8 +168,12 @@ class Settings(BaseSettings):
     """Keep only this many word n-grams, the most frequent."""
 
     char_ngrams: Shaping[
-        Annotated[str, Field(pattern=r"^(off|[1-8]-[1-8])$"), Form("off, or two numbers up to 8 such as 2-5")]
-    ] = "off"
+        Annotated[
+            str,
+            Field(pattern=r"^(off|[1-8]-[1-8])$"),
+            Form("off, or two numbers from 1 to 8 such as 2-5 or 4-4"),
+        ]
+    ] = Field(default="off", examples=["2-4"])
     """How many code points in a row make a feature, within tokens with a mark at both ends. They see through
     endings and misspellings; training and prediction take several times as long."""
 
@@ -179,8 +184,8 @@ class Settings(BaseSettings):
     """Keep only this many character n-grams, the most frequent."""
 
     weighting: Shaping[Literal["count", "binary", "log", "tfidf"]] = "count"
-    """What a feature counts that stands c times in a text: `count` c, `binary` 1, `log` 1 + ln c, `tfidf`
-    this and more the fewer training texts have it."""
+    """What a feature counts that stands c times in a text: `count` c, `binary` 1, `log` 1 + ln c, `tfidf` as
+    `log`, times ln((1 + N) / (1 + n)) + 1, of N training texts n of which have it."""
 
     normalize: Shaping[Literal["none", "l2"]] = "none"
     """`l2` divides what the features of a text count by the root of the sum of their squares, so that long
@@ -201,7 +206,8 @@ class Settings(BaseSettings):
     else, is never touched; nor, in object storage, what was published while the job ran. Unset, all stay."""
 
     vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
-    """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words."""
+    """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words; or
+    the vocabulary.jsonl of a bundle whose features are tokens alone. Not with n-grams."""
 
     checkpoint_dir: FolderOrUrl | None = Field(default=None, examples=["checkpoints"])
     """The folder or URL that keeps what training has come to, as <run name>.checkpoint, until the run has its

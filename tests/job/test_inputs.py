@@ -141,6 +141,17 @@ def test_a_vocabulary_file_that_is_none(tmp_path: Path, content: bytes, message:
     assert message in str(caught.value)
 
 
+def test_the_vocabulary_of_a_bundle_is_read_as_one(tmp_path: Path) -> None:
+    """If it failed, its quotes would be taken for parts of the words, and hardly any be found."""
+    path = tmp_path / "vocabulary.jsonl"
+    path.write_text('"card"\n"ca\\u0301rd"\n"\\"quoted\\""\n')
+    vocabulary, _ = read_vocabulary(path)
+    assert list(vocabulary.words) == ["card", "ca\u0301rd", '"quoted"']
+    path.write_text('"card"\nplain\n')
+    with pytest.raises(DataError, match=r"vocabulary\.jsonl:2: expected a JSON string, .* found 'plain'"):
+        read_vocabulary(path)
+
+
 def test_a_vocabulary_file_that_is_missing(tmp_path: Path) -> None:
     """If it failed, a wrong path would end in a traceback."""
     with pytest.raises(DataError, match=r"BOW_VOCABULARY_FILE=.*cannot be read \(No such file"):
