@@ -78,9 +78,15 @@ def prepare(
     by_label = _label_weights(raw["train"], class_weights, inputs.label_names)
     vocabulary = inputs.fixed_vocabulary or choose_features(raw["train"], spec, limits)
     if not len(vocabulary):
+        column = "name the column that holds the texts in BOW_TEXT_COLUMN"
+        if limits.tokens.min_count == 1:
+            raise DataError(
+                f"the training data has no word that occurs at least once (BOW_TOKENIZER={spec.tokenizer}); "
+                f"{column}, or choose another tokenizer"
+            )
         raise DataError(
             f"the training data has no word that occurs at least {limits.tokens.min_count} times "
-            "(BOW_MIN_COUNT); lower it, or name the column that holds the texts in BOW_TEXT_COLUMN"
+            f"(BOW_MIN_COUNT); lower it, or {column}"
         )
     tables = None if spec.is_plain else Tables.of(vocabulary.words, spec)
 
@@ -155,8 +161,10 @@ def _label_weights(train: RawCorpus, class_weights: str, label_names: Sequence[s
 def _split(train: RawCorpus, share: float, *, seed: int) -> tuple[RawCorpus, RawCorpus]:
     held_out = stratified_split(train.labels(), share, seed=seed)
     if not held_out.any():
+        can_be_split = np.bincount(train.labels()).max(initial=0) > 1
         raise DataError(
             f"BOW_VALIDATION_SPLIT={share:g} holds out no row: it goes by label, and no label has rows "
-            f"enough among the {train.num_rows:,}; raise it, or name validation data in BOW_VALIDATION_DATA"
+            f"enough among the {train.num_rows:,}; {'raise it, or ' if can_be_split else ''}"
+            "name validation data in BOW_VALIDATION_DATA"
         )
     return train.take(~held_out), train.take(held_out)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from serving.bundle import MetricsSummary
 from serving.parity.table import plain_table, render
+from serving.printable import printable
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -131,7 +132,7 @@ def table(name: str, metrics: Metrics) -> str:
     labels = plain_table(f"{name}, {lowest}F1", "precision", "recall", "F1", "support")
     for label in shown:
         labels.add_row(
-            label.label,
+            printable(label.label),
             f"{label.precision:.4f}",
             f"{label.recall:.4f}",
             f"{label.f1:.4f}",

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, TextIO
 
 import msgspec
 
+from serving.printable import printable
+
 MAX_WAITING = 100_000
 """Lines; more are dropped, and counted, where standard error takes them too slowly."""
 TRACEBACK = "traceback"
@@ -146,19 +148,14 @@ def _for_people(line: Event | Access) -> str:
     moment = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S")
     if isinstance(line, Access):
         return (
-            f"{moment} {line.method} {_printable(line.path)} {line.status}  {line.texts} texts, "
+            f"{moment} {line.method} {printable(line.path)} {line.status}  {line.texts} texts, "
             f"{line.seconds * 1000:.2f} ms, {line.client}\n"
         )
     level = "" if line.level == "info" else f"[{line.level}] "
-    told = {name: _printable(str(value)) for name, value in line.fields.items() if name != TRACEBACK}
+    told = {name: printable(str(value)) for name, value in line.fields.items() if name != TRACEBACK}
     fields = "".join(f" {name}={value}" for name, value in told.items())
     trace = f"\n{line.fields[TRACEBACK]}".rstrip() if TRACEBACK in line.fields else ""
     return f"{moment} {level}{line.name}{fields}{trace}\n"
-
-
-def _printable(text: str) -> str:
-    """The text without what would begin another line, or tell the terminal to do something."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def standard_error_log(log_format: str, *, with_access: bool) -> Log:

@@ -54,7 +54,7 @@ def _problems(settings: Settings, details: ErrorDetails) -> list[str]:
         ]
     advice = (
         f"set for example {name}={examples[0]}, or unset it"
-        if field.default is None
+        if examples
         else f"set for example {name}={shown(name, field.default)}, the default"
     )
     return [f"{name}: expected {kind(field)}; found {shown(name, details['input'])!r}; {advice}"]

@@ -74,3 +74,14 @@ def test_the_table_shows_the_worst_labels_first() -> None:
     lines = table("test", metrics_of([0, 0, 0, 1, 1, 2], [0, 0, 0, 1, 0, 0])).splitlines()
     assert lines[0].startswith("test: accuracy 0.6667 on 6 rows, macro F1 ")
     assert [line.split()[0] for line in lines[4:]] == ["eel", "dog", "cat"]
+
+
+def test_the_table_tells_the_terminal_nothing() -> None:
+    """If it failed, a label could colour the terminal, or break the table's lines."""
+    labels = ["esc\x1b[31mred", "two\nlines", "\u202eback", "naïve"]
+    rows = np.arange(4)
+    predictions = Predictions(labels=rows, predicted=rows, log_probs=np.full(4, -0.5))
+    shown = table("test", compute(predictions, labels))
+    assert "\x1b" not in shown
+    for label in ("esc\\x1b[31mred", "two\\nlines", "\\u202eback", "naïve"):
+        assert label in shown
