@@ -16,6 +16,8 @@ MAX_WAITING = 100_000
 TRACEBACK = "traceback"
 """The one field that people get in its own lines."""
 WRITE_SECONDS = 0.02
+LAST_SECONDS = 1.0
+"""In which some of the last lines must be read."""
 WRITE_BYTES = 4096
 """A pipe takes so many bytes in one piece, so that lines of several processes do not mix."""
 
@@ -63,12 +65,18 @@ class Log:
         self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Writes what is left."""
+    def close(self) -> bool:
+        """Writes what is left, and returns whether it could: not where its reader has stopped reading."""
         if self._thread is not None:
             self._end.set()
-            self._thread.join()
+            left = -1
+            while self._thread.is_alive() and left != len(self._waiting):
+                left = len(self._waiting)
+                self._thread.join(LAST_SECONDS)
+            if self._thread.is_alive():
+                return False
             self._thread = None
+        return True
 
     def event(self, name: str, level: Level = "info", **fields: object) -> None:
         """Logs something that happened once."""

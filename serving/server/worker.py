@@ -18,7 +18,7 @@ from types import FrameType
 import uvicorn
 import uvloop
 
-from serving.errors import BowspritError
+from serving.errors import BowspritError, ExitCode
 from serving.server.app import application
 from serving.server.direct import Direct
 from serving.server.direct_connection import limited
@@ -72,17 +72,21 @@ def work(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
     )
+    code = ExitCode.BUG
     log.start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             server = _Server(config, service, log, settings.drain_seconds, parent, loads_first=loads_first)
             runner.run(_serve(server, service, app.direct, settings, listener))
+        code = ExitCode.DONE
     except BowspritError as error:
+        code = error.exit_code
         log.event("bundle_refused", "error", reason=str(error))
         raise
     finally:
         log.event("ended")
-        log.close()
+        if not log.close():
+            os._exit(code)  # nothing can be told any more, and Python would wait for standard error as well
 
 
 async def _serve(

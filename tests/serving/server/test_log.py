@@ -5,11 +5,13 @@ import io
 import json
 import os
 import re
+import threading
 import time
 from typing import Any
 
 import pytest
 
+from serving.server import log as log_module
 from serving.server.log import MAX_WAITING, WRITE_BYTES, Access, Log
 
 
@@ -202,3 +204,48 @@ def test_the_thread_writes_without_being_closed() -> None:
         time.sleep(0.02)
     assert "request" in stream.getvalue()
     log.close()
+
+
+class Pipe(io.StringIO):
+    """A pipe that is full until it may be written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.is_read.wait(10)
+        return super().write(text)
+
+
+def test_a_reader_that_has_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a server whose log nobody reads would never end."""
+    monkeypatch.setattr(log_module, "LAST_SECONDS", 0.02)
+    pipe = Pipe()
+    log = Log(pipe, for_people=False)
+    log.start()
+    log.access(access())
+    begin = time.monotonic()
+    assert not log.close()
+    assert time.monotonic() - begin < 5
+    pipe.is_read.set()
+    assert log.close()
+    assert len(pipe.getvalue().splitlines()) == 1
+
+
+def test_a_slow_reader_gets_all_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, the last lines before the end would be lost where the log is long."""
+    monkeypatch.setattr(log_module, "LAST_SECONDS", 0.2)
+
+    class Slow(Pipe):
+        def write(self, text: str) -> int:
+            time.sleep(0.05)
+            return io.StringIO.write(self, text)
+
+    pipe = Slow()
+    log = Log(pipe, for_people=False)
+    log.start()
+    for _ in range(500):
+        log.access(access())
+    assert log.close()
+    assert len(pipe.getvalue().splitlines()) == 500
