@@ -95,12 +95,19 @@ def start(model: BowClassifier, optimizer: Optimizer, device: torch.device) -> T
 def finish(state: TrainState, model: BowClassifier) -> None:
     """Writes the trained parameters into the model.
 
-    Raises TrainingError where one of them is so large that float32 sums of it could overflow.
+    Raises TrainingError where one of them is so large that float32 sums of it could overflow, or where the
+    optimizer's own sums have.
     """
     largest = max(float(values.abs().max()) for values in (state.table, state.bias))
     if not largest < MAX_WEIGHT:
         raise TrainingError(
             f"the weights grew to {largest:.3g} in {state.step:,} steps; nothing was published. {_ADVICE}"
+        )
+    if not all(torch.isfinite(slot).all() for slot in state.bias_slots):
+        raise TrainingError(
+            "the squares of the gradients grew beyond float32's range, so that the steps became 0; nothing "
+            "was published. Lower what rows count, in BOW_CLASS_WEIGHTS or the column BOW_WEIGHT_COLUMN: the "
+            "ratios are what matters."
         )
     model.weight.copy_(state.table.t())
     model.bias.copy_(state.bias)

@@ -309,6 +309,21 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step(bad: float)
     assert caught.value.exit_code is ExitCode.TRAINING_DIVERGED
 
 
+def test_rows_that_count_too_much_end_in_the_error() -> None:
+    """If it failed, steps that have become 0 would leave a model that has learned nothing."""
+    optimizer = Optimizer(name="adagrad", weight_decay=0)
+    model = random_model()
+    state = start(model, optimizer, CPU)
+    corpus = replace(random_bags(64), weights=np.full(64, 1e20, np.float32))
+    batches = BatchesInMemory(
+        batches_of([corpus], batch_size=8, block_size=BLOCK_SIZE, seed=1, shuffle=True, num_threads=1)
+    )
+    plan = Plan(epochs=1, batch_size=8, learning_rate=0.1, schedule="constant", seed=1, shuffle=True)
+    train(state, batches, optimizer, plan)
+    with pytest.raises(TrainingError, match="BOW_WEIGHT_COLUMN"):
+        finish(state, model)
+
+
 def test_a_learning_rate_that_is_far_too_high_ends_in_the_error() -> None:
     """If it failed, the most common way to diverge would go unnoticed."""
     optimizer = Optimizer(name="sgd", weight_decay=0)
