@@ -4,17 +4,22 @@ import numpy as np
 from onnx import TensorProto
 
 from export.graph import Graph
-from export.vectors import after, part, sums_until, where
+from export.vectors import after, part, places_of, sums_until, where
 from serving.features.hashes import BOUNDARY, Tokens
 from serving.features.levels import NO_NUMBER
 from serving.features.tables import Tables
 
 
+def add_places(graph: Graph, flat: str, tables: Tables) -> str:
+    """The place of each of n codes, int64 [n]; "" where none are needed: of tokens that are code points."""
+    return "" if tables.tokens is None and tables.char_grams is None else places_of(graph, flat)
+
+
 def add_tokens(graph: Graph, flat: str, places: str, tables: Tables) -> tuple[str, str, str]:
     """Where each of W tokens starts, the place after its end, and its number: int64 [W] each.
 
-    flat: the codes of texts, one after the other, and places: of them all, int64 [n] each; "" where none are
-    needed (`Tables.has_places`). A token that is a code point has but one place, that where it is.
+    flat: the codes of texts, one after the other, and places: as of `add_places`, int64 [n] each.
+    A token that is a code point has but one place, that where it is.
     """
     if tables.tokens is not None:
         return _add_hashed_tokens(graph, flat, places, tables.tokens)

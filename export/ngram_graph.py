@@ -23,11 +23,11 @@ from export.chunks import (
 )
 from export.code_graph import add_codes
 from export.graph import Graph, nodes
-from export.lookup_graph import add_char_ids, add_tokens, add_word_ids
+from export.lookup_graph import add_char_ids, add_places, add_tokens, add_word_ids
 from export.patterns import at_most_bytes, matches_all_and
 from export.spelling_graph import add_ids_of_one
 from export.sums import Weighted, WeightTable, add_log_probs, add_log_softmax
-from export.vectors import joined, part, places_of, put
+from export.vectors import joined, part, put
 from export.weighting_graph import add_sums_of_one, add_weights
 from serving.features.tables import Tables
 
@@ -79,7 +79,7 @@ def add_feature_ids(graph: Graph, texts: str, tables: Tables) -> str:
     """The ids of the features in c texts, c > 0: int64 [c, M], in no order, and V in all other places."""
     codes = add_codes(graph, texts, only_words=tables.has_words)  # [c, w]
     flat = graph.add("Reshape", codes, graph.constant([-1]))  # [n]
-    places = places_of(graph, flat) if tables.has_places else ""
+    places = add_places(graph, flat, tables)
     none = graph.add("Expand", graph.constant(tables.none), graph.add("Shape", flat))
     starts, ends, numbers = add_tokens(graph, flat, places, tables)
     # Those of tokens stand where these start, of pairs where the second one ends, and so on by turns.

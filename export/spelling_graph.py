@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from export.code_graph import WORD, add_codes
 from export.graph import Graph
-from export.lookup_graph import add_char_ids, add_token_numbers, add_tokens, add_word_ids
+from export.lookup_graph import add_char_ids, add_places, add_token_numbers, add_tokens, add_word_ids
 from export.patterns import characters, matches_all_and
 from export.token_graph import add_split_tokens
 from export.vectors import joined, places_of, where
@@ -40,7 +40,7 @@ def _add_by_code(graph: Graph, text: str, tables: Tables) -> tuple[str, list[str
     """The numbers of the tokens, int64 [W], and the ids of their character n-grams, int64 [..] each."""
     codes = add_codes(graph, text, only_words=tables.has_words)  # [1, n]
     flat = graph.add("Reshape", codes, graph.constant([-1]))
-    places = places_of(graph, flat) if tables.has_places else ""
+    places = add_places(graph, flat, tables)
     _, _, numbers = add_tokens(graph, flat, places, tables)
     return numbers, add_char_ids(graph, flat, places, tables)
 

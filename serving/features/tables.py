@@ -131,11 +131,6 @@ class Tables:
         return self.spec.tokenizer == "words"
 
     @property
-    def has_places(self) -> bool:
-        """Whether the code points of a text are numbered: where they are not tokens, or there are parts."""
-        return self.tokens is not None or self.char_grams is not None
-
-    @property
     def packed(self) -> int:
         """The most code points whose codes fit into a key."""
         return packed_length(self.num_codes)
