@@ -12,12 +12,12 @@ from serving.parity.golden import read_golden
 from serving.parity.reference import Scores
 from serving.parity.rungs import Tolerance, check, compare
 from serving.selection import Prediction, select
-from serving.session import CPU, Float32, TextModel
+from serving.session import CPU, Float32, TextModel, strings
 from serving.storage.store import is_url
 
 PIECE = 48
-"""Texts that the model is given at a time, those of like length together: the rows of all their words then
-stay in the processor's cache, and short texts are not padded to a long one's length."""
+"""Texts that the model is given at a time, at most, those of like length together: the rows of all their
+words then stay in the processor's cache, and short texts are not padded to a long one's length."""
 USED = (FILES.golden, FILES.labels, FILES.text_model)
 """The files of a bundle that classifying needs, beside the manifest."""
 
@@ -109,11 +109,14 @@ class Predictor:
         _check_texts(texts)
         if len(texts) <= PIECE:
             return self._model.log_probs(texts)
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        found = np.empty((len(texts), len(self.labels)), dtype=np.float32)
-        for start in range(0, len(texts), PIECE):
-            some = order[start : start + PIECE]
-            found[some] = self._model.log_probs([texts[number] for number in some])
+        number = len(texts)
+        order = np.argsort(np.fromiter(map(len, texts), dtype=np.int64, count=number), kind="stable")
+        in_order = strings(texts)[order]
+        size = -(-number // -(-number // PIECE))  # that of all pieces, but for the last one
+        found = np.empty((number, len(self.labels)), dtype=np.float32)
+        for start in range(0, number, size):
+            piece = slice(start, start + size)
+            found[order[piece]] = self._model.log_probs(in_order[piece])
         return found
 
     def predict(

@@ -25,6 +25,8 @@ _EXACT: dict[str, dict[str, int]] = {"CUDAExecutionProvider": {"use_tf32": 0}}
 """Options without which a provider rounds to less than float32: what is multiplied, to 10 bits of 23."""
 
 Float32 = npt.NDArray[np.float32]
+Strings = npt.NDArray[np.object_]
+"""As onnxruntime takes them."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,13 @@ def session_options() -> Any:
     return options
 
 
+def strings(texts: Sequence[str]) -> Strings:
+    """Texts as an array: [N]."""
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
+    return array
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message; onnxruntime's have many."""
     return str(error).strip().splitlines()[0]
@@ -155,21 +164,20 @@ class TextModel:
         name: str = self._session.get_providers()[0]
         return name
 
-    def predict(self, texts: Sequence[str]) -> tuple[Float32, list[str]]:
+    def predict(self, texts: Sequence[str] | Strings) -> tuple[Float32, list[str]]:
         """The log-probabilities [N, K] and the most probable labels [N] of texts without NUL; N may be 0."""
         log_probs, labels = self._run(["log_probs", "label"], texts)
         return log_probs, labels.tolist()
 
-    def log_probs(self, texts: Sequence[str]) -> Float32:
+    def log_probs(self, texts: Sequence[str] | Strings) -> Float32:
         """The log-probabilities alone, [N, K]: the model then looks for no label."""
         (log_probs,) = self._run(["log_probs"], texts)
         found: Float32 = log_probs
         return found
 
-    def _run(self, outputs: Sequence[str], texts: Sequence[str]) -> Any:
-        strings = np.empty(len(texts), dtype=object)
-        strings[:] = texts
-        return run(self._session, self._path, outputs, {"text": strings})
+    def _run(self, outputs: Sequence[str], texts: Sequence[str] | Strings) -> Any:
+        array = texts if isinstance(texts, np.ndarray) else strings(texts)
+        return run(self._session, self._path, outputs, {"text": array})
 
 
 class BowModel:
