@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,12 +81,12 @@ class Counted:
 def _line(scope: Scope, status: int, seconds: float) -> Access:
     client = scope.get("client")
     return Access(
-        time.time(),
-        scope["method"],
-        scope["path"][:MAX_PATH],
-        status,
-        seconds,
-        scope.get("bowsprit.texts", 0),
-        scope.get("bowsprit.received", 0),
-        client[0] if client else "",
+        timestamp=datetime.now(UTC),
+        method=scope["method"],
+        path=scope["path"][:MAX_PATH],
+        status=status,
+        seconds=seconds,
+        texts=scope.get("bowsprit.texts", 0),
+        received=scope.get("bowsprit.received", 0),
+        client=client[0] if client else "",
     )

@@ -5,6 +5,7 @@ These take as long as classifying a short text. The answers are those of `servin
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from serving.answer import answer_of
 from serving.server.accounts import Accounts
@@ -82,7 +83,16 @@ class Direct:
             try:
                 status = reply.status if send(reply) else CLIENT_LEFT
                 seconds = time.perf_counter() - start
-                line = Access(time.time(), "POST", self._path, status, seconds, num_texts, len(body), client)
+                line = Access(
+                    timestamp=datetime.now(UTC),
+                    method="POST",
+                    path=self._path,
+                    status=status,
+                    seconds=seconds,
+                    texts=num_texts,
+                    received=len(body),
+                    client=client,
+                )
                 self._accounts.add(line, predicts=True)
             except Exception as error:  # noqa: BLE001 - logged; other requests wait for the same turn
                 self._errors.reply(error, self._path)

@@ -3,7 +3,7 @@
 import collections
 import sys
 import threading
-import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TextIO
 
@@ -20,6 +20,8 @@ LAST_SECONDS = 1.0
 """In which some of the last lines must be read."""
 WRITE_BYTES = 4096
 """A pipe takes so many bytes in one piece, so that lines of several processes do not mix."""
+WRITE_LINES = 16
+"""That are made at once: about as many as are written at once."""
 
 Level = Literal["info", "warning", "error"]
 
@@ -27,16 +29,18 @@ Level = Literal["info", "warning", "error"]
 class Event(NamedTuple):
     """Something that happened once."""
 
-    time: float
+    timestamp: datetime
     level: Level
     name: str
     fields: dict[str, object]
 
 
-class Access(NamedTuple):
-    """A request that was answered."""
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was answered, as its line in JSON says it."""
 
-    time: float
+    timestamp: datetime
+    level: Level = "info"
+    event: str = "request"
     method: str
     path: str
     status: int
@@ -80,7 +84,7 @@ class Log:
 
     def event(self, name: str, level: Level = "info", **fields: object) -> None:
         """Logs something that happened once."""
-        self._waiting.append(Event(time.time(), level, name, fields))
+        self._waiting.append(Event(datetime.now(UTC), level, name, fields))
         if self._thread is None:
             self._write()
 
@@ -101,17 +105,17 @@ class Log:
     def _write(self) -> None:
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            self._waiting.append(Event(time.time(), "warning", "lines_dropped", {"lines": dropped}))
-        lines: list[bytes] = []
-        size = 0
+            self.event("lines_dropped", "warning", lines=dropped)
         while self._waiting:
-            line = self._line(self._waiting.popleft())
-            if lines and size + len(line) > WRITE_BYTES:
-                self._put(lines)
-                lines, size = [], 0
-            lines.append(line)
-            size += len(line)
-        if lines:
+            some = [self._waiting.popleft() for _ in range(min(len(self._waiting), WRITE_LINES))]
+            lines: list[bytes] = []
+            size = 0
+            for line in self._lines(some):
+                if lines and size + len(line) > WRITE_BYTES:
+                    self._put(lines)
+                    lines, size = [], 0
+                lines.append(line)
+                size += len(line)
             self._put(lines)
 
     def _put(self, lines: list[bytes]) -> None:
@@ -121,39 +125,25 @@ class Log:
         except (OSError, ValueError):
             pass  # nobody reads the log, and requests are to be answered all the same
 
-    def _line(self, line: Event | Access) -> bytes:
+    def _lines(self, some: Sequence[Event | Access]) -> list[bytes]:
         if self._for_people:
-            return _for_people(line).encode(errors="backslashreplace")
-        moment = datetime.fromtimestamp(line.time, UTC)
-        if isinstance(line, Access):
-            # By msgspec whole: Python's own steps would hold up the thread that answers.
-            return self._encoder.encode(_Line(moment, "info", "request", *line[1:])) + b"\n"
-        # A name of a file may hold what is not UTF-8.
-        fields = {
-            name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-            for name, value in line.fields.items()
-        }
-        head: dict[str, object] = {"timestamp": moment, "level": line.level, "event": line.name}
-        return self._encoder.encode(head | fields) + b"\n"
+            return [_for_people(line).encode(errors="backslashreplace") for line in some]
+        # All at once: Python's own steps, line by line, would hold up the thread that answers.
+        objects = [line if isinstance(line, Access) else _as_object(line) for line in some]
+        return self._encoder.encode_lines(objects).splitlines(keepends=True)
 
 
-class _Line(msgspec.Struct):
-    """A request as its line says it."""
-
-    timestamp: datetime
-    level: str
-    event: str
-    method: str
-    path: str
-    status: int
-    seconds: float
-    texts: int
-    received: int
-    client: str
+def _as_object(event: Event) -> dict[str, object]:
+    # A name of a file may hold what is not UTF-8.
+    fields = {
+        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in event.fields.items()
+    }
+    return {"timestamp": event.timestamp, "level": event.level, "event": event.name} | fields
 
 
 def _for_people(line: Event | Access) -> str:
-    moment = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S")
+    moment = line.timestamp.astimezone().strftime("%H:%M:%S")
     if isinstance(line, Access):
         return (
             f"{moment} {line.method} {printable(line.path)} {line.status}  {line.texts} texts, "

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from serving.server.log import MAX_WAITING, WRITE_BYTES, Access, Log
 
 def access(**changes: Any) -> Access:
     fields: dict[str, Any] = {
-        "time": 0.0,
+        "timestamp": datetime.fromtimestamp(0, UTC),
         "method": "POST",
         "path": "/v2/models/m/infer",
         "status": 200,
