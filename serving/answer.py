@@ -9,7 +9,7 @@ Two parameters of the request choose what is given of each text:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -19,8 +19,21 @@ from serving.selection import Selection, best
 from serving.session import Float32
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Scored(NamedTuple):
+    """What the model says of N texts."""
+
+    log_probs: Float32
+    """[N, K], C-contiguous."""
+    best: list[int]
+    """The place of each text's largest one, the first of several: [N]."""
+
+    @classmethod
+    def of(cls, log_probs: Float32) -> Self:
+        """With the best labels found."""
+        return cls(log_probs, log_probs.argmax(axis=1).tolist())
+
+
+class Answer(NamedTuple):
     """The two outputs, N texts in."""
 
     log_probs: Float32
@@ -36,16 +49,16 @@ def answer(predictor: Predictor, texts: Sequence[str], selection: Selection | No
 
     Raises DataError where a text is one that no runtime takes.
     """
-    return answer_of(predictor.log_probs(texts), predictor.labels, selection)
+    return answer_of(Scored.of(predictor.log_probs(texts)), predictor.labels, selection)
 
 
-def answer_of(log_probs: Float32, labels: Sequence[str], selection: Selection | None) -> Answer:
-    """The same from log-probabilities [N, K] that are there already."""
+def answer_of(scored: Scored, labels: Sequence[str], selection: Selection | None) -> Answer:
+    """The same from what the model has said already."""
     if selection is None:
-        label = [labels[number] for number in log_probs.argmax(axis=1).tolist()]
-        return Answer(log_probs=log_probs, label=label, label_shape=[len(label)])
-    chosen = best(log_probs, selection.top_k)
-    values = np.take_along_axis(log_probs, chosen, axis=1)
+        label = [labels[number] for number in scored.best]
+        return Answer(log_probs=scored.log_probs, label=label, label_shape=[len(label)])
+    chosen = best(scored.log_probs, selection.top_k)
+    values = np.take_along_axis(scored.log_probs, chosen, axis=1)
     given = (np.exp(values.astype(np.float64)) >= selection.threshold).ravel().tolist()
     label = [
         labels[number] if is_given else ""

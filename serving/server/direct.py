@@ -6,8 +6,9 @@ These take as long as classifying a short text. The answers are those of `servin
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
-from serving.answer import answer_of
+from serving.answer import Scored, answer_of
 from serving.server.accounts import Accounts
 from serving.server.batch import Batch
 from serving.server.body import CLIENT_LEFT
@@ -17,7 +18,6 @@ from serving.server.naming import named
 from serving.server.replies import Errors, Reply
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
-from serving.session import Float32
 
 
 class Direct:
@@ -97,16 +97,15 @@ class Direct:
             except Exception as error:  # noqa: BLE001 - logged; other requests wait for the same turn
                 self._errors.reply(error, self._path)
 
-        def found(log_probs: Float32) -> None:
+        def found(scored: Scored) -> Callable[[], None]:
             nonlocal num_texts
             try:
-                given = answer_of(log_probs, asked.predictor.labels, asked.selection)
+                given = answer_of(scored, asked.predictor.labels, asked.selection)
                 reply = self._infer.reply(asked, given)
-            except Exception as error:  # noqa: BLE001 - told in the answer, and logged
-                failed(error)
-            else:
                 num_texts = len(asked.texts)
-                end(reply)
+            except Exception as error:  # noqa: BLE001 - told in the answer, and logged
+                reply = self._errors.reply(error, self._path)
+            return partial(end, reply)
 
         def failed(error: Exception) -> None:
             end(self._errors.reply(error, self._path))
@@ -117,4 +116,4 @@ class Direct:
         except Exception as error:  # noqa: BLE001 - told in the answer, and logged where it is ours
             failed(error)
         else:
-            self._batch.add(predictor, asked.texts, found, failed, is_alone=is_alone)
+            self._batch.add(predictor, asked.texts, len(body), found, failed, is_alone=is_alone)

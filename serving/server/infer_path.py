@@ -49,13 +49,14 @@ class InferPath:
         body, header_length = await read_body(scope, receive, self._settings.max_request_bytes)
         scope["bowsprit.received"] = len(body)
         asked = self._infer.asked(predictor, body, header_length)
-        given = await self._answer(asked)
+        given = await self._answer(asked, len(body))
         scope["bowsprit.texts"] = len(asked.texts)
         return self._infer.reply(asked, given)
 
-    async def _answer(self, asked: Asked) -> Answer:
+    async def _answer(self, asked: Asked, size: int) -> Answer:
         predictor, texts, selection = asked.predictor, asked.texts, asked.selection
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return answer_of(await self._batch.log_probs(predictor, texts), predictor.labels, selection)
+            scored = await self._batch.scored(predictor, texts, size)
+            return answer_of(scored, predictor.labels, selection)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, answer, predictor, texts, selection)

@@ -1,14 +1,16 @@
 """`Batch`: requests that wait together get what each would get alone."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serving.answer import Scored
 from serving.errors import DataError
 from serving.predictor import Predictor
-from serving.server.batch import MAX_TEXTS, Batch
+from serving.server.batch import MAX_BYTES, Batch
 from serving.session import Float32
 from tests.serving.conftest import WORDS
 
@@ -32,15 +34,21 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def together(requests: list[tuple[Predictor, list[str]]]) -> list[Float32 | BaseException]:
-    """What each of some requests gets that come in one turn of the event loop."""
+def together(requests: list[tuple[Predictor, list[str]]], size: int = 100) -> list[Float32 | BaseException]:
+    """What each of some requests, of `size` bytes, gets that come in one turn of the event loop."""
 
     async def run() -> list[Float32 | BaseException]:
         batch = Batch()
-        asked = [batch.log_probs(predictor, texts) for predictor, texts in requests]
+        asked = [_log_probs(batch, predictor, texts, size) for predictor, texts in requests]
         return await asyncio.gather(*asked, return_exceptions=True)
 
     return asyncio.run(run())
+
+
+async def _log_probs(batch: Batch, predictor: Predictor, texts: list[str], size: int) -> Float32:
+    found, best = await batch.scored(predictor, texts, size)
+    assert best == found.argmax(axis=1).tolist()
+    return found
 
 
 def test_each_request_gets_its_own_rows_to_the_last_bit(predictor: Predictor, sizes: list[int]) -> None:
@@ -64,11 +72,15 @@ def test_what_waits_can_be_asked_for_at_once(predictor: Predictor, sizes: list[i
 
     async def run() -> list[Float32]:
         batch, found = Batch(), list[Float32]()
-        batch.add(predictor, ["w1"], found.append, pytest.fail)
+
+        def take(scored: Scored) -> Callable[[], None]:
+            return lambda: found.append(scored.log_probs)
+
+        batch.add(predictor, ["w1"], 100, take, pytest.fail)
         assert not found
         batch.flush()
         assert sizes == [1]
-        batch.add(predictor, ["w2"], found.append, pytest.fail)
+        batch.add(predictor, ["w2"], 100, take, pytest.fail)
         await asyncio.sleep(0)
         assert sizes == [1, 1]
         return found
@@ -99,11 +111,30 @@ def test_requests_to_two_bundles_are_not_mixed(predictor: Predictor, tutorial: P
 
 def test_what_is_classified_at_a_time_is_bounded(predictor: Predictor, sizes: list[int]) -> None:
     """If it failed, many requests at once would hold all others up for as long as they take together."""
-    together([(predictor, ["w1"] * 5) for _ in range(10)])
-    assert sizes == [MAX_TEXTS // 5 * 5, 20]
+    requests = [(predictor, ["w1"] * 5) for _ in range(10)]
+    together(requests, MAX_BYTES // 3)
+    assert sizes == [15, 15, 15, 5]
     sizes.clear()
-    together([(predictor, ["w1"] * (MAX_TEXTS // 2 + 1)), (predictor, ["w2"])])
-    assert sizes == [MAX_TEXTS // 2 + 1, 1]
+    together(requests[:3], MAX_BYTES + 1)
+    assert sizes == [5, 5, 5]
+
+
+def test_all_answers_are_made_before_the_first_is_sent(predictor: Predictor) -> None:
+    """If it failed, answers would be made and sent in turns, which takes a twentieth longer."""
+
+    async def run() -> list[str]:
+        batch, done = Batch(), list[str]()
+
+        def take(scored: Scored) -> Callable[[], None]:
+            done.append("made")
+            return lambda: done.append("sent")
+
+        for _ in range(2):
+            batch.add(predictor, ["w1"], 100, take, pytest.fail)
+        batch.flush()
+        return done
+
+    assert asyncio.run(run()) == ["made", "made", "sent", "sent"]
 
 
 def test_a_request_that_was_cancelled_takes_nothing_from_others(predictor: Predictor) -> None:
@@ -111,8 +142,8 @@ def test_a_request_that_was_cancelled_takes_nothing_from_others(predictor: Predi
 
     async def run() -> tuple[bool, Float32]:
         batch = Batch()
-        left = asyncio.ensure_future(batch.log_probs(predictor, ["w1"]))
-        stays = asyncio.ensure_future(batch.log_probs(predictor, ["w2"]))
+        left = asyncio.ensure_future(_log_probs(batch, predictor, ["w1"], 100))
+        stays = asyncio.ensure_future(_log_probs(batch, predictor, ["w2"], 100))
         await asyncio.sleep(0)
         left.cancel()
         return left.cancelled(), await stays
