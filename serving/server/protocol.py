@@ -9,8 +9,7 @@ Source: https://github.com/kserve/open-inference-protocol and Triton's extension
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -58,8 +57,7 @@ class Call(msgspec.Struct, frozen=True):
     """Empty for all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """A request, read."""
 
     call: Call
@@ -67,8 +65,7 @@ class Request:
     """The elements of each input, row after row, by its name."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor of an answer."""
 
     name: str

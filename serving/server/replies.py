@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -19,8 +19,7 @@ MAX_ERROR = 1000
 """Characters of an answer that says what is wrong: what a client sent may be part of it."""
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer, ready to be sent."""
 
     status: int
