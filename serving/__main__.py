@@ -51,11 +51,12 @@ def _verify(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _predict(arguments: argparse.Namespace) -> ExitCode:
+    from serving.cores import usable_cores
     from serving.predict import predict
     from serving.predictor import Predictor
     from serving.selection import Selection
 
-    predictor = Predictor.load(arguments.bundle)
+    predictor = Predictor.load(arguments.bundle, threads=usable_cores())
     selection = Selection(top_k=arguments.top_k, threshold=arguments.threshold)
     if arguments.input is None:
         predict(predictor, sys.stdin.buffer, "standard input", sys.stdout.buffer, selection)

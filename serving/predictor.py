@@ -8,6 +8,7 @@ import numpy as np
 
 from serving.bundle import FILES, Bundle, check_files, check_id, open_bundle
 from serving.errors import DataError
+from serving.helpers import Helpers
 from serving.parity.golden import read_golden
 from serving.parity.reference import Scores
 from serving.parity.rungs import Tolerance, check, compare
@@ -18,6 +19,8 @@ from serving.storage.store import is_url
 PIECE = 48
 """Texts that the model is given at a time, at most, those of like length together: the rows of all their
 words then stay in the processor's cache, and short texts are not padded to a long one's length."""
+NGRAM_PIECE = 16
+"""The same where features are n-grams, of which a text has many: as many as the model takes at a time."""
 USED = (FILES.golden, FILES.labels, FILES.text_model)
 """The files of a bundle that classifying needs, beside the manifest."""
 
@@ -30,10 +33,12 @@ class Predictor:
     predictor.log_probs(["where is my parcel"])  # float32 [1, K]
     """
 
-    def __init__(self, bundle: Bundle, model: TextModel) -> None:
+    def __init__(self, bundle: Bundle, model: TextModel, threads: int = 1) -> None:
         """`load` makes one."""
         self._bundle = bundle
         self._model = model
+        self._helpers = Helpers(threads - 1)
+        self._piece = NGRAM_PIECE if bundle.manifest.features.has_ngrams else PIECE
         self.labels = bundle.manifest.labels
         """In the order of the log-probabilities: [K]."""
 
@@ -44,30 +49,35 @@ class Predictor:
         *,
         providers: Sequence[str] = (CPU[0],),
         expected_id: str | None = None,
+        threads: int = 1,
     ) -> Self:
         """Opens a bundle, checks it against its manifest, and replays its golden examples.
 
         source: the bundle's folder, or the URL of one, such as s3://bucket/models/latest.
         providers: onnxruntime's execution providers, the preferred one first.
         expected_id: the ID that the bundle must have.
+        threads: that share a list of some hundred texts; shorter ones are classified by the one that asks.
 
         Raises ArtifactError where the bundle is damaged or another one, ParityError where this onnxruntime
         gives other log-probabilities than the trained model, SettingsError where no provider is usable, and
         what `serving.storage.store` raises for a URL.
         """
+        if threads < 1:
+            raise ValueError(f"expected threads from 1, found {threads}")
         if not is_url(source):
-            return cls._load(Path(source), providers, expected_id)
+            return cls._load(Path(source), providers, expected_id, threads)
         from serving.storage.published import fetched
 
         with fetched(str(source), USED) as folder:
-            return cls._load(folder, providers, expected_id)
+            return cls._load(folder, providers, expected_id, threads)
 
     @classmethod
-    def _load(cls, folder: Path, providers: Sequence[str], expected_id: str | None) -> Self:
+    def _load(cls, folder: Path, providers: Sequence[str], expected_id: str | None, threads: int) -> Self:
         bundle = open_bundle(folder)
         check_id(bundle, expected_id)
         check_files(bundle, USED)
-        predictor = cls(bundle, TextModel(folder / FILES.text_model, len(bundle.labels()), providers))
+        model = TextModel(folder / FILES.text_model, len(bundle.labels()), providers)
+        predictor = cls(bundle, model, threads)
         predictor._replay()
         return predictor
 
@@ -107,16 +117,19 @@ class Predictor:
         Raises DataError where a text holds NUL or a lone surrogate, TypeError where it is no text.
         """
         _check_texts(texts)
-        if len(texts) <= PIECE:
-            return self._model.log_probs(texts)
         number = len(texts)
+        if number <= self._piece:
+            return self._model.log_probs(texts)
         order = np.argsort(np.fromiter(map(len, texts), dtype=np.int64, count=number), kind="stable")
         in_order = strings(texts)[order]
-        size = -(-number // -(-number // PIECE))  # that of all pieces, but for the last one
+        size = -(-number // -(-number // self._piece))  # that of all pieces, but for the last one
         found = np.empty((number, len(self.labels)), dtype=np.float32)
-        for start in range(0, number, size):
-            piece = slice(start, start + size)
-            found[order[piece]] = self._model.log_probs(in_order[piece])
+
+        def classify(piece: int) -> None:
+            some = slice(piece * size, (piece + 1) * size)
+            found[order[some]] = self._model.log_probs(in_order[some])
+
+        self._helpers.share(classify, -(-number // size))
         return found
 
     def predict(

@@ -26,9 +26,13 @@ PAUSE_SECONDS = 1.0
 class Service:
     """The predictor that answers, and where it came from."""
 
-    def __init__(self, source: Path | str, providers: Sequence[str], log: Log, metrics: Metrics) -> None:
+    def __init__(
+        self, source: Path | str, providers: Sequence[str], log: Log, metrics: Metrics, *, threads: int = 1
+    ) -> None:
+        """threads: that share what is classified at a time, where it is much."""
         self._source = source
         self._providers = providers
+        self._threads = threads
         self._log = log
         self._metrics = metrics
         self.predictor: Predictor | None = None
@@ -88,7 +92,8 @@ class Service:
 
     def _load(self) -> Predictor:
         usable(self._providers, setting="BOW_SERVE_PROVIDERS")
-        return Predictor.load(_resolved(self._source), providers=self._providers)
+        source = _resolved(self._source)
+        return Predictor.load(source, providers=self._providers, threads=self._threads)
 
     def _current_id(self) -> str:
         """The ID of the bundle that lies there now, of which only the manifest is read."""

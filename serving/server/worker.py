@@ -18,6 +18,7 @@ from types import FrameType
 import uvicorn
 import uvloop
 
+from serving.cores import usable_cores
 from serving.errors import BowspritError, ExitCode
 from serving.server.app import application
 from serving.server.direct import Direct
@@ -57,7 +58,8 @@ def work(
     """
     logging.getLogger("uvicorn.error").addHandler(_ToLog(log))
     metrics = Metrics()
-    service = Service(source, settings.provider_names(), log, metrics)
+    threads = max(1, usable_cores() // settings.workers)
+    service = Service(source, settings.provider_names(), log, metrics, threads=threads)
     app = application(service, settings, log, metrics)
     config = uvicorn.Config(
         app.every,

@@ -180,9 +180,17 @@ def test_importing_it_takes_little_more_than_onnxruntime() -> None:
     assert not {"torch", "onnx", "pydantic", "starlette", "rich", "fsspec", "pyarrow"} & set(modules)
 
 
-@pytest.mark.parametrize("number", [PIECE, PIECE + 1, 3 * PIECE + 5])
-def test_many_texts_get_what_each_gets_alone(predictor: Predictor, number: int) -> None:
+@pytest.mark.parametrize("number", [PIECE, PIECE + 1, 3 * PIECE + 5, 12 * PIECE + 1])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_texts_get_what_each_gets_alone(trained: Path, number: int, threads: int) -> None:
     """If it failed, a text's answer would hang on the texts beside it, or be another text's."""
+    predictor = Predictor.load(trained, threads=threads)
     texts = [" ".join(WORDS[row * 7 % 303 : row * 7 % 303 + row % 11]) for row in range(number)]
     alone = np.concatenate([predictor.log_probs([text]) for text in texts])
     assert (predictor.log_probs(texts) == alone).all()
+
+
+def test_no_thread_at_all_is_refused(trained: Path) -> None:
+    """If it failed, a setting that was computed wrongly would be taken for one thread."""
+    with pytest.raises(ValueError, match="expected threads from 1, found 0"):
+        Predictor.load(trained, threads=0)
