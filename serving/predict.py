@@ -11,7 +11,7 @@ from serving.errors import DataError
 from serving.predictor import Predictor
 from serving.selection import Prediction, Selection
 
-READ_BYTES = 1 << 16
+READ_BYTES = 1 << 18
 MAX_BATCH = 1024
 """Texts that are scored at once: enough for several cores."""
 

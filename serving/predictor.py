@@ -56,7 +56,7 @@ class Predictor:
         source: the bundle's folder, or the URL of one, such as s3://bucket/models/latest.
         providers: onnxruntime's execution providers, the preferred one first.
         expected_id: the ID that the bundle must have.
-        threads: that share a list of some hundred texts; shorter ones are classified by the one that asks.
+        threads: that share a long list, at most; each takes some hundred texts.
 
         Raises ArtifactError where the bundle is damaged or another one, ParityError where this onnxruntime
         gives other log-probabilities than the trained model, SettingsError where no provider is usable, and

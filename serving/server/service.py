@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -71,6 +72,8 @@ class Service:
             self._serve(await _aside(self._load))
         # Whatever is wrong with what lies there, the bundle in memory can be served.
         except Exception as error:  # noqa: BLE001
+            # In whose frames is the bundle: it would stay until the next search for garbage.
+            traceback.clear_frames(error.__traceback__)
             reason = str(error) if isinstance(error, BowspritError) else f"{type(error).__name__}: {error}"
             if reason != refused:
                 self._metrics.reloads.labels("refused").inc()
@@ -115,6 +118,8 @@ async def _pause(is_idle: Callable[[], bool]) -> None:
 
 def _freeze() -> None:
     """Spares what is in memory now, and stays, from being looked through for garbage again and again.
+
+    What requests make is looked through less often than Python would.
 
     That takes longer than many requests, once for all too, and no thread answers meanwhile.
     """

@@ -27,8 +27,8 @@ class ServerSettings(BaseSettings):
     """The TCP port to listen on; 0 for any that is free, which the log then names."""
 
     workers: Count = 1
-    """Processes that answer requests. Each holds the model in memory and uses one core, and others, if there
-    are more than workers, for large requests and where many come at once."""
+    """Processes that answer requests. Each holds the model in memory and uses one core, and a little of
+    another for large requests, or its share of the cores where hundreds of texts come at once."""
 
     model_name: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9._-]+$"), Form("letters, digits, '.', '_', '-'")

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from serving.bundle import FILES
 from serving.errors import ArtifactError, ParityError
+from serving.predictor import NGRAM_PIECE, Predictor
 from serving.weights import load_onnx
 from tests.serving.conftest import REPOSITORY, WORDS, hold, train
 from tests.serving.damage import in_lines, in_manifest, in_safetensors, seal_again, swap
@@ -96,6 +97,15 @@ def test_it_holds_in_every_runtime_and_predicts(made: Path) -> None:
         cwd=REPOSITORY,
     )
     assert "label" in done.stdout
+
+
+@pytest.mark.parametrize("number", [NGRAM_PIECE, NGRAM_PIECE + 1, 3 * NGRAM_PIECE, 9 * NGRAM_PIECE])
+def test_many_texts_get_what_each_gets_alone(made: Path, number: int) -> None:
+    """If it failed, a text's answer would hang on the texts beside it, or be another text's."""
+    predictor = Predictor.load(made, threads=2)
+    texts = [" ".join(WORDS[row * 7 % 90 : row * 7 % 90 + row % 11]) for row in range(number)]
+    alone = np.concatenate([predictor.log_probs([text]) for text in texts])
+    assert (predictor.log_probs(texts) == alone).all()
 
 
 def the_text_model(folder: Path) -> onnx.ModelProto:

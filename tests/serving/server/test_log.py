@@ -137,7 +137,7 @@ def test_lines_are_written_whole_in_pieces_that_a_pipe_does_not_mix() -> None:
     stream = Pieces()
     log = Log(stream, for_people=False)
     for number in range(100):
-        log.access(access(texts=number, path="/é東京"))
+        log.access(access(texts=number, path="/é東京" * 40))
     log.start()
     log.close()
     assert all(

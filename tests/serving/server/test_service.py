@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import SettingsError
+from serving.bundle import open_bundle
+from serving.errors import ParityError, SettingsError
 from serving.predictor import Predictor
 from serving.server import service
 from serving.server.log import Log
@@ -72,6 +73,27 @@ def test_a_new_bundle_is_spared_by_the_garbage_collector_and_the_old_one_is_not(
         running.cancel()
 
     asyncio.run(reload())
+
+
+def test_a_bundle_that_is_refused_does_not_stay(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, a bad `latest` would take more memory each time that it is looked at."""
+    served = Service(trained, ["CPUExecutionProvider"], Log(io.StringIO(), for_people=False), Metrics())
+    asyncio.run(served.run(0, is_idle=lambda: True))
+    seen: list[weakref.ref[Predictor]] = []
+
+    def refuse(*_: object, **__: object) -> Predictor:
+        predictor = Predictor(open_bundle(trained), None)  # type: ignore[arg-type]
+        seen.append(weakref.ref(predictor))
+        raise ParityError("another model")
+
+    monkeypatch.setattr(Predictor, "load", refuse)
+    monkeypatch.setattr(Service, "_current_id", lambda _: "another")
+    gc.disable()
+    try:
+        assert asyncio.run(served._look(None, lambda: True)) == "another model"
+        assert [each() for each in seen] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_provider_that_is_not_here_is_told_by_its_variable(trained: Path) -> None:
