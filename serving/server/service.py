@@ -20,9 +20,6 @@ from serving.storage.published import fetched
 from serving.storage.store import is_url
 
 T = TypeVar("T")
-YOUNG_OBJECTS = 10_000
-"""Made until the next look for garbage among them. With Python's own 700 the requests that are being answered
-would be looked through again and again: 6 % of the time, with one text."""
 PAUSE_SECONDS = 1.0
 """For which a moment without requests is waited for, once another bundle is served."""
 
@@ -119,11 +116,8 @@ async def _pause(is_idle: Callable[[], bool]) -> None:
 def _freeze() -> None:
     """Spares what is in memory now, and stays, from being looked through for garbage again and again.
 
-    What requests make is looked through less often than Python would.
-
     That takes longer than many requests, once for all too, and no thread answers meanwhile.
     """
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
     gc.unfreeze()  # a bundle that was served before may be garbage now
     gc.collect()
     gc.freeze()
