@@ -164,7 +164,7 @@ class TextModel:
         name: str = self._session.get_providers()[0]
         return name
 
-    def predict(self, texts: Sequence[str] | Strings) -> tuple[Float32, list[str]]:
+    def predict(self, texts: Sequence[str]) -> tuple[Float32, list[str]]:
         """The log-probabilities [N, K] and the most probable labels [N] of texts without NUL; N may be 0."""
         log_probs, labels = self._run(["log_probs", "label"], texts)
         return log_probs, labels.tolist()

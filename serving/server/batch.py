@@ -14,8 +14,6 @@ from serving.predictor import Predictor
 MAX_BYTES = 32 << 10
 """Of requests that are classified at a time: more take as long together as apart, and the first one's client
 would wait for the last one's texts."""
-
-
 Found = Callable[[Scored], Callable[[], None]]
 """Takes what the model says of a request's texts, and returns what is to be called to send the answer."""
 

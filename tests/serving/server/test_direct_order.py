@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
+from serving.answer import Answer, answer_of
 from serving.server.accounts import Accounts
 from serving.server.direct_connection import DirectConnection
 from serving.server.log import Access
@@ -239,6 +241,30 @@ def test_a_client_that_takes_no_answers_is_left_to_the_application(server: Serve
         assert not case.transport.written
         case.connection.resume_writing()
         assert await case.statuses() == [200]
+
+    in_a_loop(server, test)
+
+
+def test_an_answer_that_cannot_be_made_takes_no_other_with_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a mistake of ours in one answer would cost all that were classified with it."""
+    broken = iter([True])
+
+    def once(*given: Any) -> Answer:
+        if next(broken, False):
+            raise OSError("no more memory")
+        return answer_of(*given)
+
+    monkeypatch.setattr("serving.server.direct.answer_of", once)
+
+    async def test(case: Case) -> None:
+        beside = Case(case.server)
+        with beside.transport.socket, beside.transport.client:
+            case.gets(ONE)
+            beside.gets(TWO)
+            assert await case.statuses() == [500]
+            assert await beside.statuses() == [200]
 
     in_a_loop(server, test)
 
