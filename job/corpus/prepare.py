@@ -14,7 +14,7 @@ from job.corpus.raw_corpus import RawCorpus
 from job.corpus.split import stratified_split
 from job.features.encoder import Encoder, NgramEncoder, TokenEncoder
 from job.features.ngrams import Limits, char_ngrams, word_ngrams
-from job.features.vocabulary import Vocabulary, select
+from job.features.vocabulary import MAX_TOKEN_BYTES, Vocabulary, select
 from job.features.weighting import Float32, inverse_document_frequencies
 from job.inputs import Inputs
 from job.training.class_weights import NONE, label_weights
@@ -81,8 +81,8 @@ def prepare(
         column = "name the column that holds the texts in BOW_TEXT_COLUMN"
         if limits.tokens.min_count == 1:
             raise DataError(
-                f"the training data has no word that occurs at least once (BOW_TOKENIZER={spec.tokenizer}); "
-                f"{column}, or choose another tokenizer"
+                f"the training data has no word, or none of at most {MAX_TOKEN_BYTES:,} bytes "
+                f"(BOW_TOKENIZER={spec.tokenizer}); {column}, or choose another tokenizer"
             )
         raise DataError(
             f"the training data has no word that occurs at least {limits.tokens.min_count} times "

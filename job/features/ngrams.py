@@ -17,6 +17,7 @@ from job.corpus.raw_corpus import RawCorpus
 from job.features.code_points import Text
 from job.features.sequences import Int64, Sequences, numbers_of, parts_of
 from job.features.tokens import NO_TOKEN
+from job.features.vocabulary import can_be_feature
 from serving.features.specification import EDGE
 
 Counted = tuple[Int64, Int64]
@@ -37,7 +38,8 @@ def word_ngrams(raw: RawCorpus, longest: int, limits: Limits) -> pa.StringArray:
     """The names of the n-grams of 2 to `longest` tokens that become features, the most frequent first."""
     counts = raw.token_counts()
     is_token = pc.not_equal(raw.tokens, NO_TOKEN).to_numpy(zero_copy_only=False)
-    numbers = np.where((counts >= limits.min_count) & is_token, np.arange(1, len(counts) + 1), 0)
+    counted = (counts >= limits.min_count) & can_be_feature(raw.tokens)
+    numbers = np.where(counted, np.arange(1, len(counts) + 1), 0)
     numbers = np.append(numbers, 0)  # of a token that was dropped while counting
 
     def sequences() -> Iterator[tuple[Sequences, None]]:

@@ -10,6 +10,16 @@ import pyarrow.compute as pc
 
 from job.features.tokens import NO_TOKEN
 
+MAX_TOKEN_BYTES = 1024
+"""Of a token in UTF-8 that becomes a feature. What is longer is data that somebody pasted, which no other
+text has, and stands in every file of a bundle and in hundreds of the texts that prove it."""
+
+
+def can_be_feature(tokens: pa.StringArray) -> npt.NDArray[np.bool_]:
+    """Whether each is a token, and not too long for a feature: [n]."""
+    lengths = np.asarray(pc.binary_length(tokens).to_numpy(zero_copy_only=False))
+    return (lengths > len(NO_TOKEN)) & (lengths <= MAX_TOKEN_BYTES)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -55,13 +65,13 @@ def select(
 ) -> Vocabulary:
     """The tokens seen at least `min_count` times, the most frequent first, at most `max_size` of them.
 
-    Equal counts keep the order of `tokens`, which is that of their first appearance.
+    Those of more than `MAX_TOKEN_BYTES` are left out. Equal counts keep the order of `tokens`, which is that
+    of their first appearance.
 
     >>> select(pa.array(["b", "rare", "a"]), np.array([2, 1, 2]), min_count=2, max_size=None).words
     ['b', 'a']
     """
-    is_kept = (counts >= max(min_count, 1)) & (pc.not_equal(tokens, NO_TOKEN).to_numpy(zero_copy_only=False))
-    kept = np.flatnonzero(is_kept)
+    kept = np.flatnonzero((counts >= max(min_count, 1)) & can_be_feature(tokens))
     places = kept[np.argsort(-counts[kept], kind="stable")][:max_size]
     ids = np.full(len(tokens), -1, dtype=np.int32)
     ids[places] = np.arange(len(places), dtype=np.int32)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.bundle import FILES
-from serving.parity.adversarial import adversarial_texts, in_batches
+from serving.parity.adversarial import MAX_CHARACTERS, adversarial_texts, in_batches
 from serving.parity.reference import Bags, Reference, Scores
 from serving.parity.rungs import Rung, Tolerance, compare, merge
 from serving.session import CPU, BowModel, TextModel
@@ -55,12 +55,13 @@ class Sample:
 def samples(
     reference: Reference, vocabulary: Sequence[str], given: Mapping[str, Sequence[str]]
 ) -> list[Sample]:
-    """The samples that every ladder has, and those `given` by name."""
+    """The samples that every ladder has, and those `given` by name, without texts longer than its own."""
     every_word = [
         " ".join(vocabulary[start : start + WORDS_PER_TEXT])
         for start in range(0, len(vocabulary), WORDS_PER_TEXT)
     ]
-    texts = {"adversarial texts": adversarial_texts(vocabulary), "every-word texts": every_word, **given}
+    bounded = {name: [text for text in some if len(text) <= MAX_CHARACTERS] for name, some in given.items()}
+    texts = {"adversarial texts": adversarial_texts(vocabulary), "every-word texts": every_word, **bounded}
     return [Sample.of(name, some, reference) for name, some in texts.items() if some]
 
 

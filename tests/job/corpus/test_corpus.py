@@ -12,6 +12,7 @@ from job.corpus.corpus import encode
 from job.corpus.raw_corpus import RawCorpus
 from job.dataset import Rows
 from job.features.encoder import TokenEncoder
+from job.features.ngrams import Limits, word_ngrams
 from job.features.tokens import NO_TOKEN
 from job.features.vocabulary import Vocabulary, select
 
@@ -131,6 +132,15 @@ def test_the_vocabulary_goes_by_count_and_then_by_first_appearance() -> None:
     assert select(raw.tokens, raw.token_counts(), min_count=2, max_size=None).words == ["b", "a"]
     assert select(raw.tokens, raw.token_counts(), min_count=1, max_size=3).words == ["b", "a", "c"]
     assert select(raw.tokens, raw.token_counts(), min_count=9, max_size=None).words == []
+
+
+def test_no_feature_is_longer_than_a_kibibyte() -> None:
+    """If it failed, 2 MiB that somebody pasted would take 23 GB: they stand in most texts of the proof."""
+    longest, pasted = "é" * 512, "é" * 512 + "x"
+    block = tokenize_rows(rows([f"{longest} b {pasted} {longest} b {pasted} b"], ["x"]), sample=0)
+    raw, _ = collect([block], sample=0)
+    assert select(raw.tokens, raw.token_counts(), min_count=1, max_size=None).words == ["b", longest]
+    assert word_ngrams(raw, 2, Limits(min_count=1, max_size=None)).to_pylist() == [f"{longest} b"]
 
 
 def test_words_are_found_by_their_bytes() -> None:

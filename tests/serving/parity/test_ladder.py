@@ -10,7 +10,13 @@ from serving.bundle import FILES, Bundle
 from serving.errors import ArtifactError
 from serving.features.specification import WHITESPACE
 from serving.parity import ladder
-from serving.parity.adversarial import LOOK_ALIKES, REPETITIONS, adversarial_texts, in_batches
+from serving.parity.adversarial import (
+    LOOK_ALIKES,
+    MAX_CHARACTERS,
+    REPETITIONS,
+    adversarial_texts,
+    in_batches,
+)
 from serving.parity.ladder import Sample, dense_rungs, samples
 from serving.parity.reference import Bags, Reference, Scores
 from serving.parity.rungs import Tolerance
@@ -77,6 +83,13 @@ def test_every_word_stands_in_a_sample(bundle: Bundle, reference: Reference) -> 
     assert list(by_name) == ["adversarial texts", "every-word texts", "mine"]
     assert " ".join(by_name["every-word texts"].texts).split() == vocabulary
     assert all(len(sample.scores) == len(sample.texts) for sample in by_name.values())
+
+
+def test_texts_that_were_given_are_left_out_where_they_are_longer_than_ours(reference: Reference) -> None:
+    """If it failed, one row of 20 MiB would take all the memory that there is to prove a model."""
+    longest = "x" * MAX_CHARACTERS
+    *_, mine = samples(reference, ["a"], {"mine": ["a", longest + "x", longest]})
+    assert mine.texts == ["a", longest]
 
 
 @pytest.mark.parametrize(("number", "limit", "expected"), [(3, 3, 3), (3, 9, 3), (100, 7, 7), (5, 2, 2)])
