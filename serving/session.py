@@ -1,6 +1,7 @@
 """The ONNX models in onnxruntime: loaded, their signatures checked, and run."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ CPU: Provider = ("CPUExecutionProvider", {})
 
 _EXACT: dict[str, dict[str, int]] = {"CUDAExecutionProvider": {"use_tf32": 0}}
 """Options without which a provider rounds to less than float32: what is multiplied, to 10 bits of 23."""
+
+_LOCATION = re.compile(rb"(?:\n|\x8a\x80*\0)(?:\x08|\x88\x80*\0)\Z")
+"""What stands before `location` in a protobuf message where that is the key of a tensor's external data: the
+tag of field 1 and the length 8, each as short as it can be or padded."""
 
 Float32 = npt.NDArray[np.float32]
 Strings = npt.NDArray[np.object_]
@@ -56,10 +61,16 @@ def bow_signature(num_labels: int, vocabulary_size: int) -> Signature:
 def load(path: Path, signature: Signature, *, providers: Sequence[Provider] = (CPU,)) -> Any:
     """An onnxruntime session of a model file; of the providers, those that come first are preferred.
 
-    Raises ArtifactError where onnxruntime refuses the file or its signature is another.
+    Raises ArtifactError where onnxruntime refuses the file, its signature is another, or it names a file that
+    holds its weights: of that one nobody knows the hash.
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file; the bundle is incomplete: get it again")
+    if _has_external_data(path):
+        raise ArtifactError(
+            f"{path}: expected a model that is one file, found weights that are in another; "
+            "the bundle was altered: get it again"
+        )
     try:
         session = ort.InferenceSession(
             str(path), session_options(), providers=exact(providers), enable_fallback=0
@@ -74,6 +85,25 @@ def load(path: Path, signature: Signature, *, providers: Sequence[Provider] = (C
     if found != signature:
         raise ArtifactError(f"{path}: expected {signature}, found {found}; the file is not this bundle's")
     return session
+
+
+def _has_external_data(path: Path) -> bool:
+    """Whether any tensor of an ONNX file, however deep in its graphs, is in another file.
+
+    Given the bytes alone, onnxruntime would still look for that file, in the folder where Python was started.
+    """
+    tail = b""
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):  # the whole file would stay in memory, in part
+                content = tail + block
+                places = (match.start() for match in re.finditer(rb"location", content))
+                if any(_LOCATION.search(content, max(place - 20, 0), place) for place in places):
+                    return True
+                tail = content[-32:]
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); get the bundle again") from error
+    return False
 
 
 def run(session: Any, path: Path, outputs: Sequence[str], inputs: dict[str, Any]) -> Any:
