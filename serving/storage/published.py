@@ -24,6 +24,8 @@ from serving.storage.store import Store, naming
 
 LATEST = "latest"
 _COMMIT = re.compile(r"v([0-9]+)\.json")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+"""What BOW_RUN_NAME may be, and what a path to a bundle is made of."""
 T = TypeVar("T")
 _RESOLVED = 3
 """How often a bundle is looked for again where it was replaced while it was fetched."""
@@ -38,6 +40,12 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     """Where its files are, relative to the folder of `latest`."""
     bundle_id: str
+
+    def __post_init__(self) -> None:
+        """Refuses what would lead out of the folders where bundles are fetched from, and to."""
+        for name in (self.run, *self.bundle.split("/")):
+            if _NAME.fullmatch(name) is None:
+                raise ValueError(f"expected names of letters, digits, '.', '_' and '-', found {name[:80]!r}")
 
 
 class Writer(msgspec.Struct, frozen=True, kw_only=True):
