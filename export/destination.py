@@ -102,13 +102,14 @@ def destination(location: Path | str, keep: int | None = None) -> Iterator[Desti
 
     keep: how many bundles stay there; None for all.
 
-    Raises SettingsError and PlatformError where the URL cannot be written to.
+    Raises SettingsError and PlatformError where the URL cannot be written to, ArtifactError where `latest` is
+    not the job's there.
     """
     if not isinstance(location, str) or not is_url(location):
         yield Destination(folder=Path(location), store=None, keep=keep, before=frozenset())
         return
     store = Store(location)
-    remote.check_writable(store)
+    remote.check_usable(store)
     before = frozenset[str]() if keep is None else committed_keys(store)
     with tempfile.TemporaryDirectory(prefix="bowsprit-") as temporary:
         place = Destination(folder=Path(temporary), store=store, keep=keep, before=before)

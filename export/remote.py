@@ -44,10 +44,14 @@ _PROBE = ".writable"
 """An object that is made and removed to see whether that is allowed."""
 
 
-def check_writable(store: Store) -> None:
-    """Tries whether objects can be made and removed, so that a long run need not find out last."""
+def check_usable(store: Store) -> None:
+    """Tries whether objects can be made and removed, so that a long run need not find out last.
+
+    Raises ArtifactError where `latest` is none that publishing could move.
+    """
     store.write(_PROBE, b"")
     store.delete([_PROBE])
+    read_latest(store)
 
 
 def push(store: Store, folder: Path, run: str, *, overwrite: bool, move_latest: bool = True) -> Commit:

@@ -23,7 +23,7 @@ import contextlib
 from export.committed import Held, own_commit, published
 from export.remote import mend_latest
 from serving.bundle import FILES
-from serving.errors import ArtifactError
+from serving.errors import ArtifactError, PlatformError
 from serving.storage.published import LATEST, commit_key, read_latest, read_pointer
 from serving.storage.store import Object, Store
 
@@ -39,9 +39,16 @@ def remove_old(store: Store, keep: int, run: str, before: frozenset[str]) -> lis
 
     before: the objects that were there when the job began.
 
-    Raises PlatformError where the storage fails, or does not allow to remove: what is left is whole, or is
-    removed by the next run.
+    Raises PlatformError where the storage fails, does not allow to remove, or got an object meanwhile that is
+    not the job's: what is left is whole, or is removed by the next run.
     """
+    try:
+        return _remove_old(store, keep, run, before)
+    except ArtifactError as error:
+        raise PlatformError(str(error)) from error
+
+
+def _remove_old(store: Store, keep: int, run: str, before: frozenset[str]) -> list[str]:
     objects = store.under()
     beside = [each for each in objects if "/" not in each.key]
     held = published(store, [each.key for each in objects])

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from export.destination import destination
 from export.remote import push, settle
 from serving.bundle import FILES
-from serving.errors import PlatformError, SettingsError
+from serving.errors import ArtifactError, PlatformError, SettingsError
 from serving.storage.published import LATEST, current, read_latest
 from serving.storage.store import Store
 from tests.objects import Requests, at_each_request, id_at, memory_url, prefixes
@@ -270,3 +271,11 @@ def test_the_folder_of_the_run_is_left_as_it_is(store: Store, bundles: list[Path
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
         path.name: path.read_bytes() for path in bundles[0].iterdir()
     }
+
+
+def test_a_latest_that_is_not_the_jobs_is_found_before_training(store: Store) -> None:
+    """If it failed, each retry of a job would train, upload and leave a bundle that cannot be published."""
+    store.write(LATEST, b"mine")
+    with pytest.raises(ArtifactError, match="expected an object that names a bundle"), destination(store.url):
+        pass
+    assert [each.key for each in store.under()] == [LATEST]

@@ -381,3 +381,24 @@ def test_a_name_whose_removal_was_cut_can_be_published_again(
     assert id_at(store.url_of(LATEST)) == id_at(store.url_of(NIGHTS[0])) == ids[0]
     assert retain(store, 1, NIGHTS[0]) == NIGHTS[1:]
     assert retain(store, 1, NIGHTS[0]) == []
+
+
+def test_an_object_that_takes_the_name_latest_meanwhile_is_an_error_of_the_storage(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a job whose bundle is published would end as if it were damaged.
+
+    It comes at each request of the removal.
+    """
+    begin, told = committed_keys(store), []
+
+    def remove() -> None:
+        try:
+            remove_old(store, 1, NIGHTS[-1], begin)
+        except PlatformError as error:
+            told.append(str(error))
+
+    for _ in at_each_request(monkeypatch, remove, lambda: store.write(LATEST, b"mine")):
+        assert broken(store) == []
+    assert len(told) > 10
+    assert all("/latest: expected an object that names a bundle" in each for each in told)
