@@ -204,6 +204,7 @@ def _of_torchscript(folder: Path, expected: Parameters) -> Float32:
     path = folder / FILES.torchscript
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_stored(archive, path.stat().st_size)
             names = archive.namelist()
             records = {name.split("/", 1)[-1]: archive.read(name) for name in names}
     # zipfile raises RuntimeError for an encrypted entry, NotImplementedError for an unknown compression,
@@ -225,6 +226,15 @@ def _of_torchscript(folder: Path, expected: Parameters) -> Float32:
     if others or [len(part) for part in data] != [4 * expected.weight.size, 4 * expected.bias.size]:
         raise ArtifactError(f"{path}: expected the tensors weight and bias; get the bundle again")
     return np.frombuffer(b"".join(data), dtype="<f4")
+
+
+def _check_stored(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuses records that take more memory than an archive of `size` bytes: a small one could fill it."""
+    entries = archive.infolist()
+    if any(each.compress_type != zipfile.ZIP_STORED for each in entries) or (
+        sum(each.compress_size for each in entries) > size
+    ):
+        raise zipfile.BadZipFile("its records are compressed, or overlap")
 
 
 def _initializers(

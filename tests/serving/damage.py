@@ -191,16 +191,16 @@ def another_operator(op_type: str) -> Callable[[onnx.NodeProto], None]:
     return change
 
 
-def in_archive(change: Callable[[dict[str, bytes]], object]) -> Damage:
+def in_archive(change: Callable[[dict[str, bytes]], object], compression: int = zipfile.ZIP_STORED) -> Damage:
     """Changes the records of the TorchScript archive by name, and writes it with CRCs that are right."""
 
     def damage(folder: Path) -> None:
         with zipfile.ZipFile(folder / FILES.torchscript) as archive:
             records = {name: archive.read(name) for name in archive.namelist()}
         change(records)
-        with zipfile.ZipFile(folder / FILES.torchscript, "w", zipfile.ZIP_STORED) as archive:
+        with zipfile.ZipFile(folder / FILES.torchscript, "w") as archive:
             for name, content in records.items():
-                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, compression)
 
     return damage
 

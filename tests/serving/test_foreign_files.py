@@ -1,6 +1,7 @@
 """`verify`: files that are something else than they should be, or nothing at all, are refused in words."""
 
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,8 @@ OTHERS: dict[str, tuple[Damage, str]] = {
     ),
     "model.ts encrypted": (in_zip_entries(8, 1), "not a TorchScript archive"),
     "model.ts packed otherwise": (in_zip_entries(10, 99), "not a TorchScript archive"),
+    "model.ts compressed": (in_archive(lambda _: None, zipfile.ZIP_DEFLATED), "are compressed, or overlap"),
+    "model.ts with records larger than itself": (in_zip_entries(22, 127), "are compressed, or overlap"),
     "model.ts for a later unzip": (in_zip_entries(6, 99), "not a TorchScript archive"),
     "golden.jsonl nested": (whole(FILES.golden, lambda _: b"[" * 200_000), "golden.jsonl"),
     "labels.jsonl with numbers": (whole(FILES.labels, lambda _: b"1\n2\n3\n4\n5\n"), "Expected `str`"),
