@@ -23,8 +23,11 @@ def remove_old(output_dir: Path, keep: int, published: Path) -> list[str]:
     with storage_errors(output_dir):
         entries = list(output_dir.iterdir())
         bundles = [path for path in entries if _is_bundle(path)]
-        needed = {path.resolve() for path in (published, *entries) if path == published or path.is_symlink()}
-        others = [path for path in bundles if path.resolve() not in needed]
+        # pathlib's resolve() raises where a link leads to itself.
+        needed = {
+            os.path.realpath(path) for path in (published, *entries) if path == published or path.is_symlink()
+        }
+        others = [path for path in bundles if os.path.realpath(path) not in needed]
         others.sort(key=lambda path: (written(path), path.name), reverse=True)
         old = others[max(0, keep - (len(bundles) - len(others))) :]
         if not old:

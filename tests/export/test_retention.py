@@ -77,6 +77,15 @@ def test_a_link_of_the_users_own_keeps_its_bundle(folder: Path) -> None:
     assert bundles(folder) == {"oldest", "newest"}
 
 
+def test_a_link_that_leads_to_itself_keeps_nothing(folder: Path) -> None:
+    """If it failed, such a link would end every job after its bundle is published."""
+    (folder / "loop").symlink_to("loop")
+    (folder / "nowhere").symlink_to("gone")
+    remove_old(folder, 1, folder / "newest")
+    assert bundles(folder) == {"newest"}
+    assert (folder / "loop").is_symlink()
+
+
 def test_a_marked_bundle_is_removed_by_the_same_rule(folder: Path) -> None:
     """If it failed, bundles that did not pass the gate would stay for ever."""
     (folder / "oldest" / FILES.failed_gate).write_text("{}")
