@@ -15,6 +15,7 @@ from serving.endpoint.http import Address
 from serving.parity.ladder import SHORT, Rows, Sample, batches
 from serving.parity.rungs import Rung, Tolerance, broken, compare, merge
 from serving.parity.verify import GOLDEN_TEXTS, Verdict, read_original
+from serving.printable import printable
 
 INPUT, LOG_PROBS, LABEL = "text", "log_probs", "label"
 BUNDLE_ID, BUNDLE_HEADER = "bundle_id", "bowsprit-bundle"
@@ -76,7 +77,7 @@ def _signature(endpoint: Endpoint, num_labels: int) -> tuple[Rung, int]:
     if problems:
         listed = ", ".join(f"{each.name} {each.datatype} {each.shape}" for each in found.values())
         problem = f"{'; '.join(problems)}; the endpoint has {listed}: it serves another model"
-        return broken(name, "tensors", len(expected), problem), 1
+        return broken(name, "tensors", len(expected), printable(problem)), 1
     rung = Rung(name=name, sample="tensors", count=len(expected), largest_difference=0, share_of_bound=0)
     return rung, len(found[INPUT].shape)
 
@@ -202,7 +203,7 @@ def _bundle_rung(found: Counter[str], expected: str) -> Rung:
     others = sorted(found.keys() - {expected})
     if others:
         wrong = number - found[expected]
-        problem = f"{wrong:,} are of the bundle {', '.join(others)}; expected {expected}"
+        problem = f"{wrong:,} are of the bundle {printable(', '.join(others))}; expected {expected}"
         return broken(name, "statements", number, problem)
     return Rung(name=name, sample="statements", count=number, largest_difference=0, share_of_bound=0)
 

@@ -11,16 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.endpoint.http import Response
+from serving.printable import printable
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 LENGTH = struct.Struct("<I")
 """Stands before each string of a binary tensor."""
 
+_MAX_DIMENSIONS = 8
+_MAX_VALUES = 1 << 40
+"""More than any answer can hold; numpy takes no more than 64 dimensions, nor more bytes than 2**63."""
+_MAX_MESSAGE = 1000
+"""Characters: what an answer says of itself may be as long as the answer."""
+
 T = TypeVar("T")
 
 
 class AnswerError(Exception):
-    """An answer is not what the protocol allows."""
+    """An answer is not what the protocol allows; the message may quote it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message[:_MAX_MESSAGE]))
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -79,8 +89,13 @@ class Answer:
             raise AnswerError(f"expected an output {name}, found {', '.join(self.tensors) or 'none'}")
         if tensor.datatype != datatype:
             raise AnswerError(f"{name}: expected the datatype {datatype}, found {tensor.datatype}")
-        if any(size < 0 for size in tensor.shape):
-            raise AnswerError(f"{name}: expected a shape, found {tensor.shape}")
+        shape = tensor.shape
+        if (
+            len(shape) > _MAX_DIMENSIONS
+            or any(size < 0 for size in shape)
+            or math.prod(max(size, 1) for size in shape) > _MAX_VALUES
+        ):
+            raise AnswerError(f"{name}: expected a shape, found {shape}")
         return tensor
 
 
@@ -89,7 +104,9 @@ def read_answer(response: Response) -> Answer:
     body, stated = response.body, response.headers.get(HEADER_LENGTH.lower())
     length = len(body)
     if stated is not None:
-        if not (stated.isascii() and stated.isdigit()) or int(stated) > len(body):
+        # Python makes no number of thousands of digits.
+        is_number = stated.isascii() and stated.isdigit() and len(stated) < 20
+        if not is_number or int(stated) > len(body):
             raise AnswerError(
                 f"{HEADER_LENGTH}: expected a number of up to {len(body):,} bytes, found {stated!r}"
             )

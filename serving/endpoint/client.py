@@ -13,6 +13,7 @@ import msgspec
 from serving.endpoint.answer import HEADER_LENGTH, LENGTH, Answer, read_answer
 from serving.endpoint.http import Address, Response, exchange, said_by
 from serving.errors import PlatformError, SettingsError
+from serving.printable import printable
 
 BINARY = "binary_tensor_data"
 """How a server says that it speaks the binary tensor extension."""
@@ -126,7 +127,8 @@ class Endpoint:
         if not names:
             raise PlatformError(f"{self.address}: the endpoint has no model that is ready; load one, or wait")
         raise SettingsError(
-            f"{self.address}: the endpoint has {len(names)} models, {', '.join(names)}; name one: {example}"
+            f"{self.address}: the endpoint has {len(names)} models, {printable(', '.join(names))}; "
+            f"name one: {example}"
         )
 
     def _model_names(self) -> list[str]:

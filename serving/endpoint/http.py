@@ -1,15 +1,18 @@
 """Where an endpoint is, and requests to it over HTTP."""
 
+import contextlib
 import http.client
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
 from serving.errors import PlatformError, SettingsError
+from serving.printable import printable
 
 TIMEOUT_SECONDS = 60.0
 """For a connection, and for each time that nothing comes from it."""
@@ -36,6 +39,7 @@ class Address:
         try:
             parts = urlsplit(url)
             port = parts.port
+            (parts.hostname or "").encode("idna")  # as it is looked up
         except ValueError:
             parts, port = urlsplit(""), None
         path = _PATH.fullmatch(parts.path)
@@ -50,7 +54,7 @@ class Address:
             scheme=parts.scheme,
             host=parts.hostname,
             port=port,
-            prefix=path["prefix"],
+            prefix=quote(path["prefix"], safe=string.punctuation),
             model=None if model is None else unquote(model),
             version=None if version is None else unquote(version),
         )
@@ -97,7 +101,7 @@ def exchange(
             "endpoint runs, and that its host and port are these"
         ) from error
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         raise PlatformError(
             f"{address}: cannot be reached by {method} {path} ({reason}); check that the endpoint runs, "
             "and that its host and port are these"
@@ -112,9 +116,10 @@ class _Problem(msgspec.Struct, frozen=True):
 
 def said_by(response: Response) -> str:
     """What a refusal says: the protocol's `error`, or HTTP's reason; and where a redirection leads."""
+    said = response.reason
     if "location" in response.headers:
-        return f"{response.reason}, to {response.headers['location']}"
-    try:
-        return msgspec.json.decode(response.body, type=_Problem).error.strip()[:300] or response.reason
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return response.reason
+        said = f"{said}, to {response.headers['location']}"
+    else:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            said = msgspec.json.decode(response.body, type=_Problem).error.strip() or said
+    return printable(said[:300])

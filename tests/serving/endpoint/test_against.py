@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from serving.__main__ import main
 from serving.bundle import FILES, open_bundle
-from serving.errors import ExitCode
+from serving.endpoint.http import Address, Response, exchange, said_by
+from serving.errors import ExitCode, PlatformError
 from tests.serving.damage import added, in_initializer, whole
 from tests.serving.endpoint.v2_server import Behaviour, of_bundle, served
 
@@ -232,6 +234,22 @@ WRONG: dict[str, tuple[Change, str]] = {
         "expected 0 values for the shape [0, 5], found 1",
     ),
     "a negative shape": (in_output("log_probs", shape=[-1, 5]), "log_probs: expected a shape, found [-1, 5]"),
+    "a shape of too many dimensions": (
+        in_output("log_probs", shape=[1] * 70),
+        "log_probs: expected a shape, found [1, 1, 1,",
+    ),
+    "a shape beyond all memory": (
+        in_output("log_probs", shape=[0, 2**62, 4, 2**62]),
+        "log_probs: expected a shape, found [0, 4611",
+    ),
+    "sizes of too many digits": (
+        in_output("log_probs", shape=[10**4000, 10**4000]),
+        "log_probs: expected a shape, found [1000",
+    ),
+    "a header's length of too many digits": (
+        set_to(headers={"Inference-Header-Content-Length": "9" * 5000}),
+        "Inference-Header-Content-Length: expected a number of up to",
+    ),
     "doubles": (in_output("log_probs", datatype="FP64"), "log_probs: expected the datatype FP32, found FP64"),
     "no labels": (in_output("label", name="other"), "expected an output label, found log_probs, other"),
     "binary values cut off": (
@@ -336,6 +354,8 @@ def test_https_is_spoken(good: Behaviour, gate: Gate) -> None:
         "http://localhost:port",
         "http://localhost/?model=a",
         "http://localhost/#a",
+        "http://a..b",
+        f"http://{'a' * 70}",
     ],
 )
 def test_a_malformed_url_ends_in_2_and_shows_no_secret(gate: Gate, url: str) -> None:
@@ -344,6 +364,58 @@ def test_a_malformed_url_ends_in_2_and_shows_no_secret(gate: Gate, url: str) -> 
     assert (code, out) == (ExitCode.SETTINGS, "")
     assert "argument --against: expected the URL of an endpoint" in err
     assert "secret" not in err
+
+
+def test_a_path_of_any_characters_is_asked_for(gate: Gate) -> None:
+    """If it failed, a path that a browser takes would end in a traceback."""
+    code, _, err = gate("http://127.0.0.1:1/ü")
+    assert code == ExitCode.PLATFORM
+    assert "http://127.0.0.1:1/%C3%BC: cannot be reached" in err
+
+
+TO_THE_TERMINAL = "\x1b]0;owned\x07\n\u202e"
+AS_TOLD = r"\x1b]0;owned\x07\n\u202e"
+
+QUOTED: dict[str, Change] = {
+    "an error": set_to(status={"v2": 401}, said=f"a{TO_THE_TERMINAL}"),
+    "a failure": set_to(status={"v2": 503}, said=f"a{TO_THE_TERMINAL}"),
+    "an error to texts": set_to(status={"infer": 404}, said=f"a{TO_THE_TERMINAL}"),
+    "models": set_to(models=("a", f"b{TO_THE_TERMINAL}")),
+    "a datatype": described("label", datatype=TO_THE_TERMINAL),
+    "a tensor": in_output("label", name=TO_THE_TERMINAL),
+    "a bundle's ID": set_to(parameters={"bundle_id": TO_THE_TERMINAL}),
+}
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_what_an_endpoint_says_tells_the_terminal_nothing(good: Behaviour, gate: Gate, name: str) -> None:
+    """If it failed, an endpoint could hide that it failed, or do what the terminal lets programs do."""
+    QUOTED[name](good)
+    with served(good) as url:
+        code, out, err = gate(url)
+    assert code != ExitCode.DONE
+    assert AS_TOLD in err
+    assert all(line.isprintable() for line in (out + err).split("\n"))
+
+
+def test_what_stands_in_http_itself_tells_the_terminal_nothing() -> None:
+    """If it failed, a server that speaks another protocol could do the same."""
+    body = b"not JSON"
+    for headers in ({}, {"location": f"http://x/{TO_THE_TERMINAL}"}):
+        response = Response(status=302, reason=f"Found{TO_THE_TERMINAL}", headers=headers, body=body)
+        assert said_by(response).isprintable()
+        assert said_by(response).startswith(f"Found{AS_TOLD}")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = Address.parse(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"\x1b[2J\r\n")
+
+        threading.Thread(target=answer).start()
+        with pytest.raises(PlatformError, match=r"cannot be reached by GET /v2 \(\\x1b\[2J"):
+            exchange(address, "GET", "/v2", None, {})
 
 
 def test_a_damaged_bundle_ends_in_6_before_anyone_is_asked(

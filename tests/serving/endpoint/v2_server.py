@@ -44,6 +44,8 @@ class Behaviour:
     takes_empty: bool = True
     status: dict[str, int] = field(default_factory=dict)
     """By the last part of a path, what it answers there instead."""
+    said: str = "told to"
+    """What it says there."""
     delay: float = 0
     """Seconds before any answer."""
     output: Callable[[dict[str, Any]], None] = lambda output: None
@@ -168,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         if value is None:
             value, status = {"error": "not found"}, 404
         if last in self.behaviour.status:
-            value, status = {"error": "told to"}, self.behaviour.status[last]
+            value, status = {"error": self.behaviour.said}, self.behaviour.status[last]
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         for name, each in (headers or {}).items():
