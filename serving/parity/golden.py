@@ -23,7 +23,7 @@ class GoldenExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def read_golden(folder: Path, labels: Sequence[str]) -> tuple[list[str], npt.NDArray[np.float64]]:
     """The texts [N] of a bundle's golden examples, and their log-probabilities [N, K].
 
-    Raises ArtifactError where they are not of a model with these labels.
+    Raises ArtifactError where they are not of a model with these labels, or one is no text that it takes.
     """
     path = folder / FILES.golden
     examples = read_lines(path, GoldenExample)
@@ -31,6 +31,12 @@ def read_golden(folder: Path, labels: Sequence[str]) -> tuple[list[str], npt.NDA
         raise ArtifactError(
             f"{path}: expected texts with {len(labels):,} log-probabilities; get the bundle again"
         )
+    for line, example in enumerate(examples, 1):
+        if "\0" in example.text:
+            raise ArtifactError(
+                f"{path}:{line}: holds a NUL character, which no text may; the bundle was altered: "
+                "get it again"
+            )
     log_probs = np.array([example.log_probs for example in examples], dtype=np.float64)
     if any(labels[row.argmax()] != example.label for row, example in zip(log_probs, examples, strict=True)):
         raise ArtifactError(

@@ -19,7 +19,7 @@ from serving.parity.reference import Reference
 from serving.parity.verify import read_parameters, reference_of
 from serving.predictor import PIECE, USED, Predictor
 from tests.serving.conftest import WORDS
-from tests.serving.damage import seal_again
+from tests.serving.damage import in_lines, seal_again
 
 TEXTS = ["w1 w2 café", "", "  w3\u3000東京 ", "unknown words", " ".join(WORDS)]
 
@@ -135,6 +135,14 @@ def test_a_model_that_gives_other_log_probabilities_is_refused(copy: Path) -> No
     onnx.save(model, path)
     seal_again(copy)
     with pytest.raises(ParityError, match="golden texts"):
+        Predictor.load(copy)
+
+
+def test_a_golden_text_that_no_model_takes_is_damage(copy: Path) -> None:
+    """If it failed, a damaged bundle would be taken for bad data of the user's, and no file be named."""
+    in_lines(FILES.golden, lambda lines: lines[2].update(text="w1\0"))(copy)
+    seal_again(copy)
+    with pytest.raises(ArtifactError, match=r"golden\.jsonl:3: holds a NUL"):
         Predictor.load(copy)
 
 
