@@ -1,5 +1,6 @@
 """`predict`: texts in, one a line, JSON lines out, in order, as they come."""
 
+import codecs
 import os
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -71,7 +72,9 @@ def _decode(lines: Sequence[bytes], name: str, first: int) -> tuple[list[str], D
     texts: list[str] = []
     for number, line in enumerate(lines, first):
         try:
-            text = line.removesuffix(b"\r").decode()
+            # A byte order mark at the start is no part of the text; training leaves it out as well.
+            start = codecs.BOM_UTF8 if number == 1 else b""
+            text = line.removeprefix(start).removesuffix(b"\r").decode()
         except UnicodeDecodeError as error:
             found = f"byte {error.object[error.start]:#04x} at place {error.start + 1}"
         else:

@@ -67,6 +67,7 @@ def told(output: bytes) -> list[list[dict[str, Any]]]:
         (b"\r\n", [""]),
         (b"w1\rw2\n", ["w1 w2"]),
         (b"w1\r\r\n", ["w1"]),
+        (b"\xef\xbb\xbfw1\n\xef\xbb\xbfw2\n", ["w1", "\ufeffw2"]),
         ("w1\u2028w2\u0085w4\x0bw5\n".encode(), ["w1 w2 w4 w5"]),
         ("café 東京 שלום 😀\n".encode(), ["café 東京 שלום 😀"]),
     ],
