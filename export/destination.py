@@ -1,7 +1,6 @@
 """Where a run publishes: a folder, or object storage by way of a temporary folder on this machine."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from export.committed import committed_keys
 from export.publish import LATEST
 from serving.bundle import FILES
 from serving.errors import PlatformError
-from serving.storage.published import Pointer, current, read_latest
+from serving.storage.published import Pointer, current, read_latest, temporary_folder
 from serving.storage.store import Store, is_url, naming
 
 
@@ -111,8 +110,8 @@ def destination(location: Path | str, keep: int | None = None) -> Iterator[Desti
     store = Store(location)
     remote.check_usable(store)
     before = frozenset[str]() if keep is None else committed_keys(store)
-    with tempfile.TemporaryDirectory(prefix="bowsprit-") as temporary:
-        place = Destination(folder=Path(temporary), store=store, keep=keep, before=before)
+    with temporary_folder() as folder:
+        place = Destination(folder=folder, store=store, keep=keep, before=before)
         with naming(place.folder, store.url):
             try:
                 yield place

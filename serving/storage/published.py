@@ -19,7 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from serving.bundle import FILES
-from serving.errors import ArtifactError
+from serving.errors import ArtifactError, PlatformError
 from serving.storage.store import Store, naming
 
 LATEST = "latest"
@@ -120,6 +120,20 @@ def is_there(store: Store, pointer: Pointer) -> bool:
 
 
 @contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder on this machine, gone at the end; raises PlatformError where none can be made."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="bowsprit-")
+    except OSError as error:
+        raise PlatformError(
+            f"expected a folder for temporary files, found none that can be written ({error.strerror}); "
+            "set TMPDIR to one, or free some space"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
 def fetched(url: str, names: Sequence[str]) -> Iterator[Path]:
     """A temporary folder with those files of a bundle that are there; messages name the URL instead of it.
 
@@ -127,8 +141,7 @@ def fetched(url: str, names: Sequence[str]) -> Iterator[Path]:
 
     Raises ArtifactError where there is no bundle, SettingsError and PlatformError as `Store` does.
     """
-    with tempfile.TemporaryDirectory(prefix="bowsprit-") as temporary, naming(Path(temporary), url):
-        folder = Path(temporary)
+    with temporary_folder() as folder, naming(folder, url):
         for _ in range(_RESOLVED):
             store, prefix = _resolve(url)
             missing = _fetch(store, prefix, folder, [FILES.manifest, *names])

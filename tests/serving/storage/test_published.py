@@ -1,17 +1,21 @@
 """What stands in object storage by name: what an object that publishing did not write is taken for."""
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.errors import ArtifactError
+from export.destination import destination
+from serving.errors import ArtifactError, PlatformError
 from serving.storage.published import (
     LATEST,
     Pointer,
     Writer,
     commit_key,
     encode,
+    fetched,
     read_commit,
     read_latest,
 )
@@ -58,3 +62,14 @@ def test_what_publishing_writes_is_read_again(store: Store) -> None:
     assert (commit.pointer, commit.by, commit.latest_before) == (found, Writer(**WRITER), found)
     store.write(LATEST, encode(commit.pointer))
     assert read_latest(store) == found
+
+
+def test_a_machine_without_a_temporary_folder_is_told_of_tmpdir(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a container whose root is read-only would say that standard output is broken."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(PlatformError, match="set TMPDIR"), fetched(f"{store.url}/run", []):
+        pass
+    with pytest.raises(PlatformError, match="set TMPDIR"), destination(store.url):
+        pass
