@@ -55,6 +55,13 @@ def prefixes(store: Store) -> set[str]:
     return {each.key.rpartition("/")[0] for each in store.under() if each.key.count("/") > 1}
 
 
+def broken(store: Store) -> list[str]:
+    """What has a manifest, and lacks a file."""
+    keys = {each.key for each in store.under()}
+    starts = {key.removesuffix(FILES.manifest) for key in keys if key.endswith(f"/{FILES.manifest}")}
+    return [start for start in starts if not {f"{start}{name}" for name in NAMES} <= keys]
+
+
 class Requests:
     """Counts what the store in memory is asked, and lets `fail` raise instead of, or after, an answer."""
 

@@ -12,7 +12,7 @@ from serving.bundle import FILES
 from serving.errors import ArtifactError, PlatformError, SettingsError
 from serving.storage.published import LATEST, current, read_latest
 from serving.storage.store import Store
-from tests.objects import Requests, at_each_request, id_at, memory_url, prefixes
+from tests.objects import Requests, at_each_request, broken, id_at, memory_url, prefixes
 
 pytestmark = pytest.mark.usefixtures("storage_in_memory")
 
@@ -196,6 +196,20 @@ def test_a_retry_moves_latest_only_where_it_was_left_behind(
     assert id_at(f"{store.url}/{LATEST}") == ids[0]
 
 
+def test_a_retry_moves_latest_on_from_an_older_version_of_its_name(
+    store: Store, bundles: list[Path], ids: list[str]
+) -> None:
+    """If it failed, what was overwritten would stay in service, whoever put it there late."""
+    push(store, bundles[0], "run", overwrite=False)
+    late = store.read(LATEST)
+    assert late is not None
+    push(store, bundles[1], "other", overwrite=False)
+    push(store, bundles[2], "run", overwrite=True)
+    store.write(LATEST, late)  # by the first job, which was held up, and is killed before it looks again
+    settle(store, "run")
+    assert id_at(f"{store.url}/{LATEST}") == ids[2]
+
+
 def test_a_retry_leaves_latest_to_what_is_published_meanwhile(
     store: Store, bundles: list[Path], ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +240,22 @@ def test_what_a_cut_upload_left_goes_with_the_next_run(
     store.put_folder(bundles[1], "run.1/v1-another")
     commit = push(store, bundles[0], "run", overwrite=False)
     assert prefixes(store) == {commit.pointer.bundle, "run/v2-underway", "run.1/v1-another"}
+
+
+def test_what_is_overwritten_is_at_no_moment_half_a_bundle(
+    store: Store, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a reader that is late, or a job that is cut, would take what is left for a bundle."""
+    for bundle in bundles[:2]:
+        push(store, bundle, "run", overwrite=True)
+    halves: list[str] = []
+
+    def replace() -> None:
+        push(store, bundles[2], "run", overwrite=True)
+
+    for _ in at_each_request(monkeypatch, replace, lambda: halves.extend(broken(store))):
+        assert halves == []
+    assert len(prefixes(store)) == 2
 
 
 def test_objects_that_vanish_while_they_are_uploaded_publish_nothing(

@@ -17,7 +17,7 @@ from serving.bundle import FILES
 from serving.errors import ArtifactError, PlatformError
 from serving.storage.published import LATEST, current, encode, read_latest
 from serving.storage.store import Store
-from tests.objects import NAMES, Requests, at_each_request, id_at, memory_url, prefixes
+from tests.objects import NAMES, Requests, at_each_request, broken, id_at, memory_url, prefixes
 
 pytestmark = pytest.mark.usefixtures("storage_in_memory")
 
@@ -48,13 +48,6 @@ def retain(store: Store, keep: int, run: str = NIGHTS[-1]) -> list[str]:
 def runs(store: Store) -> set[str]:
     """The names under which there is anything."""
     return {each.key.partition("/")[0] for each in store.under() if "/" in each.key}
-
-
-def broken(store: Store) -> list[str]:
-    """What has a manifest, and lacks a file."""
-    keys = {each.key for each in store.under()}
-    starts = {key.removesuffix(FILES.manifest) for key in keys if key.endswith(f"/{FILES.manifest}")}
-    return [start for start in starts if not {f"{start}{name}" for name in NAMES} <= keys]
 
 
 def is_found(store: Store, run: str) -> bool:
@@ -296,6 +289,30 @@ def test_a_late_move_of_latest_never_leaves_it_on_a_bundle_that_is_gone(
         lost += outcomes[-1] == "moved" and NIGHTS[2] in removed
     assert set(outcomes) == {"moved", "refused"}
     assert 0 < lost <= 2, "between the last look and the removal of the manifest"
+
+
+def test_a_name_that_is_published_anew_while_its_bundle_is_removed_keeps_the_new_one(
+    store: Store, bundles: list[Path], ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a slow job would remove a bundle that was just published, having judged an older one.
+
+    At each request of a removal another job does the same, and a third one publishes under the name.
+    """
+    before, lost = committed_keys(store), []
+
+    def publish_anew() -> None:
+        remove_old(store, 4, NIGHTS[-1], before)
+        push(store, bundles[1], NIGHTS[0], overwrite=False)
+
+    def remove() -> None:
+        remove_old(store, 4, NIGHTS[-1], before)
+
+    for when in at_each_request(monkeypatch, remove, publish_anew):
+        assert broken(store) == []
+        if not is_found(store, NIGHTS[0]):
+            lost.append(when)
+    assert when > len(NAMES)
+    assert len(lost) <= 1, "between the last look at the commit and its removal"
 
 
 def latest_is_gone(store: Store) -> None:
