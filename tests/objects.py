@@ -55,6 +55,13 @@ def prefixes(store: Store) -> set[str]:
     return {each.key.rpartition("/")[0] for each in store.under() if each.key.count("/") > 1}
 
 
+def put_folder(store: Store, folder: Path, prefix: str) -> None:
+    """Copies the files of a folder, however deep, to keys under `prefix`/."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            store.put(path, f"{prefix}/{path.relative_to(folder).as_posix()}")
+
+
 def broken(store: Store) -> list[str]:
     """What has a manifest, and lacks a file."""
     keys = {each.key for each in store.under()}

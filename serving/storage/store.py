@@ -159,12 +159,6 @@ class Store:
         self._make_room(key)
         tried(self.url_of(key), lambda: self._fs.put_file(str(file), self._at(key)))
 
-    def put_folder(self, folder: Path, prefix: str) -> None:
-        """Copies the files of a folder, however deep, to keys under `prefix`/."""
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        keys = [f"{prefix}/{path.relative_to(folder).as_posix()}" for path in files]
-        _together(partial(self.put, *pair) for pair in zip(files, keys, strict=True))
-
     def get(self, key: str, file: Path, *, size: int | None = None) -> None:
         """Copies an object here.
 

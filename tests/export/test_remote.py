@@ -12,7 +12,7 @@ from serving.bundle import FILES
 from serving.errors import ArtifactError, PlatformError, SettingsError
 from serving.storage.published import LATEST, current, read_latest
 from serving.storage.store import Store
-from tests.objects import Requests, at_each_request, broken, id_at, memory_url, prefixes
+from tests.objects import Requests, at_each_request, broken, id_at, memory_url, prefixes, put_folder
 
 pytestmark = pytest.mark.usefixtures("storage_in_memory")
 
@@ -235,9 +235,9 @@ def test_what_a_cut_upload_left_goes_with_the_next_run(
     store: Store, bundles: list[Path], tmp_path: Path
 ) -> None:
     """If it failed, jobs that were cut would fill the bucket."""
-    store.put_folder(bundles[1], "run/v1-cut")
-    store.put_folder(bundles[1], "run/v2-underway")
-    store.put_folder(bundles[1], "run.1/v1-another")
+    put_folder(store, bundles[1], "run/v1-cut")
+    put_folder(store, bundles[1], "run/v2-underway")
+    put_folder(store, bundles[1], "run.1/v1-another")
     commit = push(store, bundles[0], "run", overwrite=False)
     assert prefixes(store) == {commit.pointer.bundle, "run/v2-underway", "run.1/v1-another"}
 

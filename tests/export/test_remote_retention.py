@@ -17,7 +17,7 @@ from serving.bundle import FILES
 from serving.errors import ArtifactError, PlatformError
 from serving.storage.published import LATEST, current, encode, read_latest
 from serving.storage.store import Store
-from tests.objects import NAMES, Requests, at_each_request, broken, id_at, memory_url, prefixes
+from tests.objects import NAMES, Requests, at_each_request, broken, id_at, memory_url, prefixes, put_folder
 
 pytestmark = pytest.mark.usefixtures("storage_in_memory")
 
@@ -100,7 +100,7 @@ def test_an_upload_under_way_is_never_touched(store: Store, bundles: list[Path])
     """If it failed, one job's retention would take away what another one is about to publish."""
     uploads = {"another/v1-underway", f"{NIGHTS[0]}/v2-underway", f"{NIGHTS[1]}/v1-late"}
     for prefix in uploads:
-        store.put_folder(bundles[1], prefix)
+        put_folder(store, bundles[1], prefix)
     retain(store, 1)
     assert prefixes(store) == {*uploads, read_latest(store).bundle}  # type: ignore[union-attr]
     assert {each.key for each in store.under() if each.key.count("/") == 1} == {f"{NIGHTS[-1]}/v1.json"}

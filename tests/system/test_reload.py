@@ -17,7 +17,7 @@ from serving.predictor import Predictor
 from serving.storage.published import LATEST, Pointer, encode
 from serving.storage.store import Store
 from tests.answer import Answer
-from tests.objects import train
+from tests.objects import put_folder, train
 from tests.serving.damage import Damage, added, in_initializer, in_manifest, seal_again, whole
 from tests.system.s3 import make_bucket, moto_server, name_storage
 from tests.system.server import INFER, Client, Server, call, log_probs_of, request, running
@@ -255,7 +255,7 @@ def test_a_damaged_bundle_in_object_storage_is_never_served(
         else:
             # With the manifest of the one that is served, nobody would look at the rest.
             folder = bundles.damaged(tmp_path / name, damage, 1 - serving)
-        store.put_folder(folder, name)
+        put_folder(store, folder, name)
         store.write(LATEST, encode(Pointer(run=name, version=1, bundle=name, bundle_id="")))
 
     push(store, bundles.paths[0], "night", overwrite=False)

@@ -14,7 +14,7 @@ from serving.storage import errors as storage_errors
 from serving.storage import store as storage
 from serving.storage.errors import ATTEMPTS, tried
 from serving.storage.store import Store, is_url, naming, url_problem
-from tests.objects import Requests, memory_url
+from tests.objects import Requests, memory_url, put_folder
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -81,7 +81,7 @@ def test_a_folder_is_copied_there_and_back(store: Store, tmp_path: Path) -> None
     for name, content in files.items():
         (tmp_path / "from" / name).parent.mkdir(parents=True)
         (tmp_path / "from" / name).write_bytes(content)
-    store.put_folder(tmp_path / "from", "kept")
+    put_folder(store, tmp_path / "from", "kept")
     assert {each.key: each.size for each in store.under("kept")} == {
         f"kept/{name}": len(content) for name, content in files.items()
     }
