@@ -8,7 +8,7 @@ from typing import Self
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `python -m job` and `python -m serving`; schedulers decide by them whether to retry.
+    """Exit codes of `python -m job`, `export` and `serving`; schedulers decide by them whether to retry.
 
     Each carries its `meaning` in words, which `--help` prints.
     """
