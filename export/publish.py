@@ -12,8 +12,9 @@ from pathlib import Path
 
 from serving.bundle import FILES
 from serving.errors import PlatformError, SettingsError
+from serving.storage import published
 
-LATEST = "latest"
+LATEST = published.LATEST
 """The symbolic link to the bundle that was published last."""
 
 FAILED = ".failed"
@@ -25,6 +26,7 @@ _BUNDLE, _REPLACED = "bundle", "replaced"
 """The bundle until it is published, and the folder of the one that makes way for it, under its own name."""
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_ADVICE = "set BOW_OUTPUT_DIR to another folder"
 
 
 def prepare_folder(folder: Path) -> None:
@@ -63,12 +65,14 @@ def staging(output_dir: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(output_dir: Path) -> Iterator[None]:
+def alone(output_dir: Path, advice: str = _ADVICE) -> Iterator[None]:
     """Waits until no other job publishes here, and keeps others waiting meanwhile.
 
     What was found out about `latest` and the bundles beside it holds until the end.
+
+    advice: what to do where the folder cannot be used, for the message.
     """
-    with storage_errors(output_dir):
+    with storage_errors(output_dir, advice):
         lock = os.open(output_dir, os.O_RDONLY)
     try:
         # Where the file system has no such locks, two jobs that end in the same moment may both be compared
@@ -219,12 +223,12 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Turns the system's errors into one that says which folder, and what to do."""
+def storage_errors(folder: Path, advice: str = _ADVICE) -> Iterator[None]:
+    """Turns the system's errors into one that says which folder, and what to do: look at it, or `advice`."""
     try:
         yield
     except OSError as error:
         raise PlatformError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}); check the space "
-            f"and the permissions of {folder}, or set BOW_OUTPUT_DIR to another folder"
+            f"and the permissions of {folder}, or {advice}"
         ) from error

@@ -18,14 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.publish import alone, sync
+from export.publish import alone, storage_errors, sync
 from serving.bundle import FILES, Bundle, FileRecord, check_files
-from serving.errors import ArtifactError, PlatformError, SettingsError
+from serving.endpoint.client import CONFIGURED_ID
+from serving.errors import ArtifactError, SettingsError
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
-BUNDLE_ID = "bowsprit_bundle_id"
-"""The parameter of the configuration that says which bundle it is; `verify --against` reads it."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"[1-9][0-9]*")
 """Triton ignores folders with other names, so what is staged in one of them is seen by nobody."""
@@ -79,9 +77,10 @@ def write(bundle: Bundle, repository: Path, options: Options) -> Written:
     files = {CONFIG: config(labels, bundle.bundle_id, options)}
     if _in_lines(labels):
         files = {LABELS: "".join(f"{label}\n" for label in labels), **files}
-    with _storage_errors(folder):
+    advice = "name another REPOSITORY"
+    with storage_errors(folder, advice):
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder), _staging(folder) as staging:
+        with alone(folder, advice), _staging(folder) as staging:
             _check_config(folder / CONFIG, files[CONFIG])
             version, paths = _add_version(bundle, folder, staging)
             paths += [folder / name for name, text in files.items() if _replace(folder / name, text, staging)]
@@ -127,7 +126,7 @@ dynamic_batching {{ }}
 # A short text has no work for two threads: more texts a second come from more instances.
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 parameters {{ key: "inter_op_thread_count" value: {{ string_value: "1" }} }}
-parameters {{ key: "{BUNDLE_ID}" value: {{ string_value: "{bundle_id}" }} }}
+parameters {{ key: "{CONFIGURED_ID}" value: {{ string_value: "{bundle_id}" }} }}
 model_warmup [
   {{
     name: "one empty text"
@@ -202,14 +201,3 @@ def _staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix=_STAGING, dir=folder) as temporary:
         yield Path(temporary)
-
-
-@contextlib.contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PlatformError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}); check the space and "
-            f"the permissions of {folder}, or name another REPOSITORY"
-        ) from error

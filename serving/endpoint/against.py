@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.endpoint.answer import Answer, AnswerError
-from serving.endpoint.client import BINARY, Endpoint, RefusedError, TensorMetadata
+from serving.endpoint.client import BINARY, CONFIGURED_ID, Endpoint, RefusedError, TensorMetadata
 from serving.endpoint.http import Address
 from serving.parity.ladder import SHORT, Rows, Sample, batches
 from serving.parity.rungs import Rung, Tolerance, broken, compare, merge
@@ -20,8 +20,6 @@ from serving.printable import printable
 INPUT, LOG_PROBS, LABEL = "text", "log_probs", "label"
 BUNDLE_ID, BUNDLE_HEADER = "bundle_id", "bowsprit-bundle"
 """Where an answer says which bundle it is of: among its parameters, and in a header."""
-CONFIGURED_ID = "bowsprit_bundle_id"
-"""The same in the configuration that `python -m export triton` writes, among its parameters."""
 _DIVISIBLE = (400, 413, 422)
 """What servers say to more texts, or more bytes, than they take at once."""
 

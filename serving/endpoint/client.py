@@ -19,6 +19,8 @@ BINARY = "binary_tensor_data"
 """How a server says that it speaks the binary tensor extension."""
 CONFIGURATION = "model_configuration"
 """How a server says that it tells a model's configuration, as Triton does."""
+CONFIGURED_ID = "bowsprit_bundle_id"
+"""The parameter of that configuration by which `python -m export triton` says which bundle it is of."""
 
 
 class RefusedError(Exception):

@@ -1,5 +1,6 @@
 """`python -m export triton`: a repository that a running Triton may look at in any moment."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -187,6 +188,20 @@ def test_one_who_writes_waits_for_another(tmp_path: Path, monday: Bundle) -> Non
         assert contents(tmp_path) == {}
     writer.join(10)
     assert len(contents(tmp_path)) == 3
+
+
+def test_a_repository_that_cannot_be_used_is_no_matter_of_the_jobs_settings(
+    tmp_path: Path, monday: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a user of this command would be told to set a variable that it does not read."""
+
+    def refuse(path: Path, _flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("export.publish.os.open", refuse)
+    with pytest.raises(PlatformError, match="name another REPOSITORY") as caught:
+        write(monday, tmp_path, Options())
+    assert "BOW_" not in str(caught.value)
 
 
 def test_the_command_prints_what_it_wrote(
