@@ -42,7 +42,8 @@ def tried(url: str, action: Callable[[], T]) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
-        except Exception as error:
+        except Exception as raised:
+            error = _behind(raised)
             problem = _problem(url, error, attempt)
             if problem is None:
                 raise
@@ -56,6 +57,14 @@ def tried(url: str, action: Callable[[], T]) -> T:
             )
             time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _behind(error: Exception) -> Exception:
+    """What an error stands for: fsspec says of what it could not reach over HTTP that it is not there."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _is_transient(cause):
+        return cause
+    return error
 
 
 def is_refused(error: BaseException) -> bool:

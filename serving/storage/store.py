@@ -234,7 +234,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
 
-        file_system, path = url_to_fs(url, **_OPTIONS.get(scheme.replace("s3a", "s3"), {}))
+        options = _OPTIONS.get(scheme.replace("s3a", "s3"), {})
+        file_system, path = tried(url, lambda: url_to_fs(url, **options))  # some schemes connect at once
     except ImportError as error:
         advice = "pip install 'bowsprit[s3]'" if scheme in ("s3", "s3a") else f"{error}"
         raise SettingsError(

@@ -178,6 +178,14 @@ def test_what_does_not_pass_is_told_with_what_to_do(
     assert len(asked) == attempts
 
 
+@pytest.mark.parametrize("scheme", ["http", "ftp"])
+def test_a_server_that_cannot_be_reached_is_waited_for(waits: list[float], scheme: str) -> None:
+    """If it failed, a network that is down would pass for data that is missing, or for a bug of ours."""
+    with pytest.raises(PlatformError, match="expected an answer"):
+        Store(f"{scheme}://127.0.0.1:1/data.tsv").find("")
+    assert len(waits) == ATTEMPTS - 1
+
+
 def test_a_mistake_of_ours_stays_one(waits: list[float]) -> None:
     """If it failed, a bug would be blamed on the storage."""
     with pytest.raises(ZeroDivisionError):
