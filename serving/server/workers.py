@@ -56,7 +56,9 @@ class Workers:
         ended_by = ExitCode.DONE
         while self._started:
             pid, status = os.wait()
-            self._started.discard(pid)
+            if pid not in self._started:
+                continue  # an orphan, which the system gives to the first process of a container
+            self._started.remove(pid)
             code = os.waitstatus_to_exitcode(status)
             _forget_metrics(pid)
             if self._ending:

@@ -1,0 +1,42 @@
+"""The processes of a server, watched by their parent; what they would do is told in a line or two."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[3]
+PROGRAM = """
+import os, signal, socket, sys, time, types
+from pathlib import Path
+from serving.errors import ArtifactError, DataError, PlatformError
+from serving.server.log import standard_error_log
+from serving.server.settings import server_settings
+from serving.server import workers
+
+def work(*_, **__):
+    {work}
+
+sys.modules["serving.server.worker"] = types.SimpleNamespace(work=work)
+workers.RESTART_SECONDS = 0.0
+settings = server_settings({{"BOW_SERVE_WORKERS": "2"}})
+log = standard_error_log("json", with_access=False)
+sys.exit(workers.Workers(Path("bundle"), settings, socket.create_server(("127.0.0.1", 0)), log).run())
+"""
+
+
+def run(work: str, shell: str = 'exec "$@"') -> tuple[int, str]:
+    """The exit code of a server whose workers do this, and what it said."""
+    command = ["bash", "-c", shell, "bash", sys.executable, "-c", PROGRAM.format(work=work)]
+    done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False, timeout=30)
+    return done.returncode, done.stderr
+
+
+def test_a_process_that_is_no_worker_is_not_replaced(tmp_path: Path) -> None:
+    """If it failed, a container's first process would start a worker for each orphan that it is given."""
+    ended = tmp_path / "ended"
+    work = f"""
+    while not Path({str(ended)!r}).exists(): time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(0.3)"""
+    assert run(work, f'(sleep 0.1; touch {ended}) & exec "$@"') == (0, "")
