@@ -33,8 +33,8 @@ class Workers:
         self._listener = listener
         self._log = log
         self._started: set[int] = set()
-        self._first: set[int] = set()
-        """Those that the server began with: where they cannot serve their bundle, nothing can."""
+        self._has_served = False
+        """Whether any of them has had its bundle: before that, where one cannot serve it, nothing can."""
         self._ending = False
 
     def run(self) -> ExitCode:
@@ -47,7 +47,6 @@ class Workers:
         try:
             for _ in range(self._settings.workers):
                 self._start(loads_first=False)
-            self._first = set(self._started)
             return self._watch()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -60,11 +59,13 @@ class Workers:
                 continue  # an orphan, which the system gives to the first process of a container
             self._started.remove(pid)
             code = os.waitstatus_to_exitcode(status)
-            _forget_metrics(pid)
+            self._has_served = self._has_served or bool(_live_metrics("*"))
+            for path in _live_metrics(pid):
+                path.unlink(missing_ok=True)
             if self._ending:
                 continue
-            if code in _LASTING_FAILURES and pid in self._first:
-                ended_by = _LASTING_FAILURES[code]
+            if code in _FAILURES and not self._has_served:
+                ended_by = _FAILURES[code]
                 self._end()
                 continue
             self._log.event("worker_died", "error", worker=pid, exit_code=code)
@@ -113,13 +114,9 @@ class Workers:
                 os.kill(pid, END)
 
 
-_LASTING_FAILURES = {
-    int(code): code
-    for code in (ExitCode.SETTINGS, ExitCode.PARITY_FAILED, ExitCode.BUNDLE_DAMAGED, ExitCode.PLATFORM)
-}
+_FAILURES = {int(code): code for code in ExitCode if code}
 
 
-def _forget_metrics(pid: int) -> None:
-    """Takes what only a running process may say out of the metrics."""
-    for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"gauge_live*_{pid}.db"):
-        path.unlink(missing_ok=True)
+def _live_metrics(pid: int | str) -> list[Path]:
+    """The files of what only a running process may say; it has one from its first bundle on."""
+    return list(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"gauge_live*_{pid}.db"))

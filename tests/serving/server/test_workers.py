@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from serving.errors import ExitCode
+
 REPOSITORY = Path(__file__).parents[3]
 PROGRAM = """
 import os, signal, socket, sys, time, types
@@ -40,3 +44,33 @@ def test_a_process_that_is_no_worker_is_not_replaced(tmp_path: Path) -> None:
     os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(0.3)"""
     assert run(work, f'(sleep 0.1; touch {ended}) & exec "$@"') == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("DataError('no text')", ExitCode.DATA),
+        ("ArtifactError('damaged')", ExitCode.BUNDLE_DAMAGED),
+        ("PlatformError('no storage')", ExitCode.PLATFORM),
+        ("ValueError('a bug')", ExitCode.BUG),
+    ],
+)
+def test_where_no_worker_can_begin_the_server_ends_as_it_did(error: str, code: ExitCode) -> None:
+    """If it failed, a server that can never answer would go on starting workers, and nobody be told."""
+    ended, said = run(f"raise {error}")
+    assert ended == code
+    assert "worker_died" not in said
+
+
+def test_a_worker_that_is_killed_before_any_could_begin_is_replaced(tmp_path: Path) -> None:
+    """If it failed, a moment without memory would be taken for a bundle that cannot be served."""
+    killed = tmp_path / "killed"
+    work = f"""
+    if not Path({str(killed)!r}).exists():
+        Path({str(killed)!r}).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.5)
+    raise ArtifactError('damaged')"""
+    ended, said = run(work)
+    assert ended == ExitCode.BUNDLE_DAMAGED
+    assert '"exit_code":-9' in said
