@@ -11,6 +11,8 @@ from serving.server.connection import Connection
 from serving.server.direct import Direct
 from serving.server.replies import Reply
 
+HEAD_BEGIN = b"POST "
+"""Behind empty lines, which the parser passes over, HEAD_END would be found too early."""
 HEAD_END = b"\r\n\r\n"
 
 
@@ -84,7 +86,7 @@ class DirectConnection(Connection):
         if (
             piece is None
             or self.url != self.direct.target
-            or self.parser.get_method() != b"POST"
+            or not piece.startswith(HEAD_BEGIN)
             or self.parser.get_http_version() != "1.1"
             or self.parser.should_upgrade()
             or self.expect_100_continue

@@ -1,5 +1,6 @@
 """Predictions asked for in one piece: the same answers as by the application, and the same records."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,13 @@ REQUESTS = {
     "another model": post(request("w1"), path="/v2/models/other/infer"),
     "a query": post(request("w1"), path=f"{INFER}?a=b"),
     "another method": post(request("w1")).replace(b"POST", b"PUT"),
+    "empty lines": b"\r\n\r\n" + post(request("w1")),
 }
 
 
-NEVER_DIRECT = [REQUESTS[name] for name in ("encoded", "another model", "a query", "another method")]
+NEVER_DIRECT = [
+    REQUESTS[name] for name in ("encoded", "another model", "a query", "another method", "empty lines")
+]
 
 
 @pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS)
@@ -108,6 +112,21 @@ def test_a_request_in_one_piece_needs_no_task_and_others_do(server: Server) -> N
                 if not other.endswith(b"}"):
                     beside.gets(b"}")
                 assert (await beside.statuses())[-1] == 200
+
+    in_a_loop(server, test)
+
+
+def test_a_request_behind_empty_lines_is_answered_once_it_is_whole(server: Server) -> None:
+    """If it failed, what of its body came later would be taken for the next request."""
+
+    async def test(case: Case) -> None:
+        body = request("w1").ljust(200)
+        whole = post(body)
+        case.gets(b"\r\n\r\n" + whole[: len(body)])
+        await asyncio.sleep(0.01)
+        assert not case.transport.written
+        case.gets(whole[len(body) :])
+        assert await case.statuses() == [200]
 
     in_a_loop(server, test)
 
