@@ -21,7 +21,7 @@ time, up to 256 KiB, is read first."""
 MAX_WAITING = 100
 """Requests that came before the one ahead of them was answered; the connection is closed behind them."""
 LINGER_SECONDS = 1.0
-"""For which a client may still send after it was refused."""
+"""For which a client may still send after its last answer."""
 QUIET_LOOKS = 10
 LOOK_SECONDS = 0.1
 """When the server ends: for how many looks in a row a connection must be quiet before it is closed. The clock
@@ -50,6 +50,7 @@ class Connection(HttpToolsProtocol):
         self._is_upgrade = False
         self._is_last_request = False
         self._reads_no_more = False
+        self._sends_no_more = False
         self._timer: TimerHandle | None = None
         self._answer_timer: TimerHandle | None = None
 
@@ -97,7 +98,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(HTTPStatus.BAD_REQUEST, "the request ends before its end")
         elif self._is_answering():
             self.cycle.keep_alive = False
-        self._reads_no_more = True
+        self._reads_no_more = self._sends_no_more = True
         return self._is_answering()
 
     def on_message_begin(self) -> None:
@@ -200,9 +201,6 @@ class Connection(HttpToolsProtocol):
 
     def _end_behind_answer(self) -> None:
         """Ends the connection; what is behind the answer gets none."""
-        if not self._in_message or self._reads_no_more:
-            self.transport.close()
-            return
         self._reads_no_more = True
         self._unwatch()
         self.pipeline.clear()
@@ -211,10 +209,10 @@ class Connection(HttpToolsProtocol):
     def _close(self) -> None:
         """Takes what is still sent: the system would reset the connection, and the client lose the answer."""
         self.flow.resume_reading()
-        self.parser = None  # type: ignore[assignment]
-        self.scope, self.headers, self.url = None, [], b""  # type: ignore[assignment]
+        self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
+        self.headers, self.url = [], b""
         self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self.loop.call_later(0 if self._sends_no_more else LINGER_SECONDS, self.transport.close)
 
     def _answer(self, status: HTTPStatus, reason: str) -> None:
         self.refused(status)

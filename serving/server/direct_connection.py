@@ -128,8 +128,10 @@ class DirectConnection(Connection):
         head += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
         head += [reply.head(), b"connection: close\r\n\r\n" if closes else b"\r\n", reply.content]
         self.transport.write(b"".join(head))
-        if closes:
-            self.transport.close()
+        if self._closes:
+            self.transport.close()  # as the client has asked, which sends no more
+        elif closes:
+            self._end_behind_answer()
         self.on_response_complete()
         return True
 

@@ -164,6 +164,23 @@ def test_idle_connections_do_not_hold_the_end_up(bundle: Path, tmp_path: Path, n
         assert asyncio.run(wait(server)) < ENDING_SECONDS
 
 
+def test_an_answer_is_not_lost_to_a_client_that_sends_more(bundle: Path, tmp_path: Path) -> None:
+    """If it failed, clients that do not wait for answers would get half of one, and a reset connection."""
+    with running(bundle, tmp_path, drain_seconds=2) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", server.port))
+        server.process.terminate()
+        server.wait_for("ending")
+        client.sendall(request(INFER, call(["lost at sea " * 50] * 1000)) + request(INFER, SMALL))
+        for _ in range(100):
+            client.sendall(request(INFER, SMALL))
+            time.sleep(0.005)
+        head, _, body = b"".join(iter(lambda: client.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+        assert {b"connection: close", b"content-length: %d" % len(body)} <= set(head.split(b"\r\n"))
+        assert server.process.wait(30) == 0
+
+
 @contextlib.contextmanager
 def waiting_for_storage(folder: Path, workers: int) -> Iterator[tuple[Server, socket.socket]]:
     """A server whose storage takes connections and does not answer, and the socket of that."""
