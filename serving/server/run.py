@@ -37,10 +37,11 @@ def _listen(settings: ServerSettings) -> socket.socket:
         listener = socket.create_server(
             (settings.host, settings.port), family=family, dualstack_ipv6=settings.host == "::"
         )
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no machine can have that name"
         raise SettingsError(
             f"BOW_SERVE_HOST: expected an address of this machine, found {settings.host!r} "
-            f"({error.strerror}); set for example BOW_SERVE_HOST=0.0.0.0"
+            f"({reason}); set for example BOW_SERVE_HOST=0.0.0.0"
         ) from error
     except OSError as error:
         advice = {

@@ -1,8 +1,11 @@
 """The server's settings: read from `BOW_SERVE_*` alone, and refused in words."""
 
+from pathlib import Path
+
 import pytest
 
 from serving.errors import SettingsError
+from serving.server.run import serve
 from serving.server.settings import ServerSettings, server_settings
 from serving.server.variables import NAMES
 from serving.settings.kinds import env_name
@@ -69,3 +72,10 @@ def test_a_value_out_of_range_is_refused(name: str, value: str) -> None:
         SettingsError, match=f"^BOW_SERVE_{name}: expected .*; found '{value}'; set for example"
     ):
         server_settings({f"BOW_SERVE_{name}": value})
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "\udcff"])
+def test_a_host_that_no_machine_can_have_is_refused(host: str) -> None:
+    """If it failed, a slip in the name would end in a traceback, and count as a bug of ours."""
+    with pytest.raises(SettingsError, match=r"^BOW_SERVE_HOST: expected an address of this machine, found"):
+        serve(Path("bundle"), {"BOW_SERVE_HOST": host})
