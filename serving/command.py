@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,9 @@ from typing import Any, NoReturn
 from serving.errors import BowspritError, ExitCode, SettingsError
 from serving.quality import read_failed_gate
 from serving.storage.store import is_url, url_problem
+
+_OF_A_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What the system says where standard output cannot be written, and names no file."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,9 +66,11 @@ def run_command(parser: Callable[[], argparse.ArgumentParser], argv: Sequence[st
         return ExitCode.DONE
     except OSError as error:
         drop_output()
-        sys.stderr.write(
-            f"error: standard output: cannot be written ({error.strerror or error}); check the disk\n"
-        )
+        if error.filename is None and error.errno in _OF_A_WRITE:
+            said = f"standard output: cannot be written ({error.strerror}); check the disk"
+        else:
+            said = f"the system failed ({error}); check the disks, the memory and the limits of this machine"
+        sys.stderr.write(f"error: {said}\n")
         return ExitCode.PLATFORM
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from serving.errors import BowspritError, ExitCode
+from serving.errors import BowspritError, ExitCode, PlatformError
 from serving.server.log import Log
 from serving.server.settings import ServerSettings
 
@@ -38,9 +38,18 @@ class Workers:
         self._ending = False
 
     def run(self) -> ExitCode:
-        """Keeps the workers running until SIGTERM or SIGINT; returns how the server ended."""
+        """Keeps the workers running until SIGTERM or SIGINT; returns how the server ended.
+
+        Raises PlatformError where there is no folder for what they share.
+        """
         # Read by prometheus_client when a worker imports it: their counters are kept together there.
-        folder = tempfile.mkdtemp(prefix="bowsprit-metrics-")
+        try:
+            folder = tempfile.mkdtemp(prefix="bowsprit-metrics-")
+        except OSError as error:
+            raise PlatformError(
+                "expected a temporary folder that can be written, for the metrics of several workers "
+                f"({error.strerror or error}); name one by TMPDIR, or set BOW_SERVE_WORKERS=1"
+            ) from error
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         signal.signal(signal.SIGTERM, self._end)
         signal.signal(signal.SIGINT, self._end)

@@ -1,5 +1,6 @@
 """`python -m serving` as a user runs it."""
 
+import errno
 import json
 import os
 import signal
@@ -236,7 +237,24 @@ def test_a_full_disk_ends_in_74(trained: Path, name: str) -> None:
     with Path("/dev/full").open("wb") as full:
         found = run(name, trained, input=b"w1\n", capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert found.returncode == ExitCode.PLATFORM == 74
-    assert b"Traceback" not in found.stderr
+    said = b"error: standard output: cannot be written (No space left on device); check the disk\n"
+    assert found.stderr == said
+
+
+def test_a_system_that_fails_elsewhere_is_not_told_as_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If it failed, people would look at the wrong disk."""
+
+    def fail(_: object) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("serving.health.health", fail)
+    monkeypatch.setattr("serving.command.drop_output", lambda: None)
+    assert main(["health"]) == ExitCode.PLATFORM
+    assert capsys.readouterr().err.startswith(
+        "error: the system failed ([Errno 24] Too many open files); check"
+    )
 
 
 @pytest.mark.parametrize(("name", "closed"), [("predict", "<&-"), ("predict", ">&-"), ("verify", ">&-")])

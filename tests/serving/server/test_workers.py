@@ -1,12 +1,18 @@
 """The processes of a server, watched by their parent; what they would do is told in a line or two."""
 
+import io
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from serving.errors import ExitCode
+from serving.errors import ExitCode, PlatformError
+from serving.server.log import Log
+from serving.server.settings import server_settings
+from serving.server.workers import Workers
 
 REPOSITORY = Path(__file__).parents[3]
 PROGRAM = """
@@ -74,3 +80,15 @@ def test_a_worker_that_is_killed_before_any_could_begin_is_replaced(tmp_path: Pa
     ended, said = run(work)
     assert ended == ExitCode.BUNDLE_DAMAGED
     assert '"exit_code":-9' in said
+
+
+def test_a_machine_without_a_temporary_folder_is_told_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, nobody would find out what a container with a read-only disk lacks."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    log = Log(io.StringIO(), for_people=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        workers = Workers(tmp_path, server_settings({"BOW_SERVE_WORKERS": "2"}), listener, log)
+        with pytest.raises(PlatformError, match=r"\(No such file or directory\); name one by TMPDIR"):
+            workers.run()
