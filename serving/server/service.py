@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from serving.bundle import open_bundle
-from serving.errors import BowspritError
+from serving.errors import ArtifactError, BowspritError, ParityError
 from serving.predictor import Predictor
 from serving.server.log import Log
 from serving.server.metrics import Metrics
@@ -22,6 +22,26 @@ from serving.storage.store import is_url
 T = TypeVar("T")
 PAUSE_SECONDS = 1.0
 """For which a moment without requests is waited for, once another bundle is served."""
+
+
+MAX_WAIT_SECONDS = 600.0
+"""Before a bundle that was refused is loaded again."""
+
+
+class _Refused(NamedTuple):
+    """A bundle that did not hold, and when that was found, first and last.
+
+    Its folder may be mended in place, but each load takes a processor, and by a URL the whole bundle's bytes:
+    the next one waits for as long as it has been refused already.
+    """
+
+    bundle_id: str
+    first: float
+    last: float
+
+    def is_to_wait(self) -> bool:
+        """Whether it is too soon to load it again."""
+        return time.monotonic() < self.last + min(self.last - self.first, MAX_WAIT_SECONDS)
 
 
 class Service:
@@ -36,6 +56,7 @@ class Service:
         self._threads = threads
         self._log = log
         self._metrics = metrics
+        self._refused = _Refused("", 0.0, 0.0)
         self.predictor: Predictor | None = None
         """None until the first bundle was proven."""
         self.draining = False
@@ -63,14 +84,21 @@ class Service:
     async def _look(self, refused: str | None, is_idle: Callable[[], bool]) -> str | None:
         """Takes up another bundle, where there is one; returns why it was refused, and says so once."""
         assert self.predictor is not None
+        found = ""
         try:
-            if await _aside(self._current_id) == self.predictor.bundle_id:
+            found = await _aside(self._current_id)
+            if found == self.predictor.bundle_id:
                 return None
+            if refused is not None and found == self._refused.bundle_id and self._refused.is_to_wait():
+                return refused
             self._serve(await _aside(self._load))
         # Whatever is wrong with what lies there, the bundle in memory can be served.
         except Exception as error:  # noqa: BLE001
             # In whose frames is the bundle: it would stay until the next search for garbage.
             traceback.clear_frames(error.__traceback__)
+            if isinstance(error, ArtifactError | ParityError):
+                now, before = time.monotonic(), self._refused
+                self._refused = _Refused(found, before.first if found == before.bundle_id else now, now)
             reason = str(error) if isinstance(error, BowspritError) else f"{type(error).__name__}: {error}"
             if reason != refused:
                 self._metrics.reloads.labels("refused").inc()

@@ -7,11 +7,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from serving.bundle import open_bundle
-from serving.errors import ParityError, SettingsError
+from serving.errors import ArtifactError, ParityError, PlatformError, SettingsError
 from serving.predictor import Predictor
 from serving.server import service
 from serving.server.log import Log
@@ -91,6 +92,40 @@ def test_a_bundle_that_is_refused_does_not_stay(trained: Path, monkeypatch: pyte
         assert [each() for each in seen] == [None]
     finally:
         gc.enable()
+
+
+def test_a_refused_bundle_is_loaded_again_after_longer_and_longer_waits(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a bad `latest` in a bucket would be fetched at each look, until somebody mends it."""
+    served = Service(trained, ["CPUExecutionProvider"], Log(io.StringIO(), for_people=False), Metrics())
+    asyncio.run(served.run(0, is_idle=lambda: True))
+    now, lies_there = 0, "another"
+    loaded: list[tuple[str, int]] = []
+
+    def refuse(*_: object, **__: object) -> Predictor:
+        loaded.append((lies_there, now))
+        raise PlatformError("no answer") if now == 1 else ArtifactError("damaged")
+
+    monkeypatch.setattr(Predictor, "load", refuse)
+    monkeypatch.setattr(Service, "_current_id", lambda _: lies_there)
+    monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=lambda: float(now)))
+    monkeypatch.setattr(service, "MAX_WAIT_SECONDS", 20.0)
+
+    async def look() -> None:
+        nonlocal now, lies_there
+        assert served.predictor is not None
+        refused = None
+        changes = {60: "a third", 64: "another", 66: served.predictor.bundle_id, 67: "another"}
+        for now in range(70):
+            lies_there = changes.get(now, lies_there)
+            refused = await served._look(refused, lambda: True)
+            assert (refused is None) == (lies_there == served.predictor.bundle_id)
+
+    asyncio.run(look())
+    another = [("another", second) for second in (0, 1, 2, 4, 8, 16, 32, 52)]
+    third = [("a third", second) for second in (60, 61, 62)]
+    assert loaded == [*another, *third, *(("another", second) for second in (64, 65, 67))]
 
 
 def test_a_provider_that_is_not_here_is_told_by_its_variable(trained: Path) -> None:
