@@ -51,7 +51,8 @@ class Infer:
         if len(body) > self._settings.max_text_bytes:
             _check_lengths(texts, self._settings.max_text_bytes)
         wanted = _wanted(found.call)
-        return Asked(predictor, found.call, texts, wanted, selection_of(found.call.parameters))
+        selection = selection_of(found.call.parameters) if found.call.parameters else None
+        return Asked(predictor, found.call, texts, wanted, selection)
 
     def reply(self, asked: Asked, given: Answer) -> Reply:
         """The answer, ready to be sent; its texts are counted."""
@@ -98,7 +99,7 @@ def _wanted(call: protocol.Call) -> Iterable[str]:
     unknown = [name[:80] for name in names if name not in OUTPUTS]
     if unknown or len(set(names)) < len(names):
         raise DataError(f"expected some of the outputs {', '.join(OUTPUTS)}, found {', '.join(names)[:200]}")
-    if any("classification" in output.parameters for output in call.outputs):
+    if any("classification" in (output.parameters or ()) for output in call.outputs):
         raise DataError("the parameter classification is not supported: use the request's parameter top_k")
     return names
 

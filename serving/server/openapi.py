@@ -131,7 +131,7 @@ def _schemas(settings: ServerSettings) -> dict[str, object]:
             "properties": {
                 "id": {"type": ["string", "null"]},
                 "parameters": {
-                    "type": "object",
+                    "type": ["object", "null"],
                     "properties": {
                         "top_k": {"type": ["integer", "null"], "minimum": 1},
                         "threshold": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
@@ -139,7 +139,7 @@ def _schemas(settings: ServerSettings) -> dict[str, object]:
                 },
                 "inputs": {"type": "array", "items": text, "minItems": 1, "maxItems": 1},
                 "outputs": {
-                    "type": "array",
+                    "type": ["array", "null"],
                     "uniqueItems": True,
                     "items": {
                         "type": "object",

@@ -37,24 +37,24 @@ class Input(msgspec.Struct, frozen=True):
     datatype: str
     data: list[str | list[str]] | None = None
     """Flat, or a list for each row; None where the tensor is binary."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class Output(msgspec.Struct, frozen=True):
     """A tensor that a request asks for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
-    """The JSON of a request."""
+    """The JSON of a request. Some languages write null for what is not there."""
 
     inputs: list[Input]
     id: str | None = None
-    parameters: dict[str, Any] = {}
-    outputs: list[Output] = []
-    """Empty for all."""
+    parameters: dict[str, Any] | None = None
+    outputs: list[Output] | None = None
+    """None or empty for all."""
 
 
 class Request(NamedTuple):
@@ -98,7 +98,7 @@ def read(body: bytes, header_length: str | None, max_elements: int) -> Request:
         if each.datatype != "BYTES":
             raise DataError(f"input {each.name!r}: expected the datatype BYTES, found {each.datatype!r}")
         number = _num_elements(each, max_elements)
-        size = each.parameters.get("binary_data_size")
+        size = each.parameters.get("binary_data_size") if each.parameters else None
         if size is None:
             strings[each.name] = _flat(each, number)
             continue
@@ -122,8 +122,11 @@ def write(
     tensors: in the order in which they are given.
     fields: what else its JSON holds, such as the model's name.
     """
-    by_default = call.parameters.get("binary_data_output", False) is True
-    asked = {output.name: output.parameters.get("binary_data", by_default) is True for output in call.outputs}
+    by_default = (call.parameters or {}).get("binary_data_output", False) is True
+    asked = {
+        output.name: (output.parameters or {}).get("binary_data", by_default) is True
+        for output in call.outputs or ()
+    }
     outputs, packed = [], []
     for tensor in tensors:
         as_text = isinstance(tensor.data, list)

@@ -78,6 +78,14 @@ def test_a_column_of_texts_is_as_good_as_a_list(server: Server) -> None:
     assert infer(server, json.dumps(body).encode()).json == infer(server, request("w1", "w2")).json
 
 
+def test_null_is_as_good_as_nothing(server: Server) -> None:
+    """If it failed, clients in languages that write null for a field that is not set would be refused."""
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["w1"], "parameters": None}
+    for outputs in (None, [{"name": name, "parameters": None} for name in ("log_probs", "label")]):
+        body = {"id": None, "inputs": [tensor], "parameters": None, "outputs": outputs}
+        assert infer(server, json.dumps(body).encode()).json == infer(server, request("w1")).json
+
+
 def test_binary_tensors_are_taken_and_given(server: Server, predictor: Predictor) -> None:
     """If it failed, Triton's clients, which send them, could not talk to this server."""
     content = b"".join(struct.pack("<I", len(each.encode())) + each.encode() for each in TEXTS)

@@ -79,7 +79,7 @@ def test_the_rest_of_a_request_is_read() -> None:
     found: Request = read(body, None, LIMIT)
     assert found.call.id == "7"
     assert found.call.parameters == {"top_k": 2}
-    assert [output.name for output in found.call.outputs] == ["label"]
+    assert found.call.outputs == [protocol.Output("label")]
 
 
 @pytest.mark.parametrize(
