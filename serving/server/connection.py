@@ -116,6 +116,8 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._is_upgrade = True
             return
+        if self.expect_100_continue and self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # such a client would take that for its answer
         super().on_headers_complete()
         self.cycle.transport = self._joined  # type: ignore[assignment]
         self._in_head = False

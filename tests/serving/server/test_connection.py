@@ -117,6 +117,21 @@ def test_the_offer_of_another_protocol_is_ignored(size: int) -> None:
     in_a_loop(test)
 
 
+@pytest.mark.parametrize(("version", "expected"), [(b"1.0", 0), (b"1.1", 1)])
+def test_only_clients_that_know_it_are_told_to_continue(version: bytes, expected: int) -> None:
+    """If it failed, a client of HTTP/1.0 would take the invitation for its answer."""
+
+    async def test(case: Case) -> None:
+        head = b"POST /1 HTTP/%s\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
+        case.gets(head % version)
+        await asyncio.sleep(0.01)
+        case.gets(b"abc")
+        assert (await case.answers())[-1] == b"200 1abc"
+        assert case.transport.written.count(b"HTTP/1.1 100 Continue\r\n") == expected
+
+    in_a_loop(test)
+
+
 def test_an_answer_before_the_body_has_come_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """If it failed, the system would reset the connection, and a client that still sends get no answer."""
     monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
