@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from importlib.metadata import version
 from typing import NamedTuple
 
 from starlette.applications import Starlette
@@ -22,7 +21,7 @@ from serving.server.infer_path import InferPath
 from serving.server.log import Log
 from serving.server.metrics import CONTENT_TYPE, Metrics
 from serving.server.naming import check_name, check_version, named
-from serving.server.openapi import document
+from serving.server.openapi import VERSION, document
 from serving.server.replies import BUNDLE_HEADER, Errors, json_reply
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
@@ -123,7 +122,7 @@ class Paths:
     async def server(self, _request: Request) -> Response:
         """GET /v2: what this server is."""
         extensions = protocol.EXTENSIONS
-        return _json({"name": "bowsprit", "version": version("bowsprit"), "extensions": extensions})
+        return _json({"name": "bowsprit", "version": VERSION, "extensions": extensions})
 
     async def models(self, _request: Request) -> Response:
         """GET /v2/models: the one model's name."""

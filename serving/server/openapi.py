@@ -5,6 +5,8 @@ from typing import Any
 
 from serving.server.settings import ServerSettings
 
+VERSION = version("bowsprit")
+"""Of this package. It stands in a file, which no request should wait for."""
 _TEXT = {"type": "string", "pattern": "^[^\\x00]*$"}
 _EXAMPLE = {
     "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["where is my parcel"]}],
@@ -63,7 +65,7 @@ def document(settings: ServerSettings) -> dict[str, object]:
         "openapi": "3.1.0",
         "info": {
             "title": "Bowsprit",
-            "version": version("bowsprit"),
+            "version": VERSION,
             "description": "Raw text in, log-probabilities out: the Open Inference Protocol, version 2. Its "
             "extension for binary tensors, which this document does not describe, is supported too.",
         },

@@ -226,6 +226,13 @@ def test_a_version_is_the_beginning_of_the_bundles_id(server: Server, predictor:
     assert call(server.app, "GET", "/v2/models/bowsprit/versions/0/ready").status == 404
 
 
+def test_the_version_is_not_read_for_each_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it failed, each of these requests would keep all others waiting for a disk."""
+    monkeypatch.delattr("importlib.metadata.distribution")
+    for path in ("/v2", "/openapi.json"):
+        assert call(server.app, "GET", path).status == 200
+
+
 def test_the_metadata_have_real_shapes_and_labels(server: Server, predictor: Predictor) -> None:
     """If it failed, clients that prepare themselves by the metadata would prepare for another model."""
     found = call(server.app, "GET", "/v2/models/bowsprit").json
