@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.setting_kinds import env_name
+from job.setting_kinds import env_name, is_local
 from job.settings import Settings
 from serving.settings.environment import read_settings
 
@@ -33,7 +33,8 @@ def report_targets(environ: Mapping[str, str]) -> Targets:
 
     What is wrong in these is left out, for `load_settings` to refuse.
     """
-    found = {name: environ.get(env_name(name), "").strip() for name in ("termination_log", "metrics_file")}
+    given = {name: environ.get(env_name(name), "").strip() for name in ("termination_log", "metrics_file")}
+    found = {name: text if is_local(text) else "" for name, text in given.items()}
     metrics_file = found["metrics_file"]
     return Targets(
         termination_log=Path(found["termination_log"] or Settings.model_fields["termination_log"].default),

@@ -14,6 +14,17 @@ TUTORIAL = "tutorial"
 """What BOW_TRAIN_DATA says for the sentences that are built in."""
 
 
+def is_local(value: object) -> bool:
+    """Whether a value is a path, and not a URL, which would be taken for a folder named `s3:`."""
+    return not is_url(value)
+
+
+def _local(value: object) -> object:
+    if not is_local(value):
+        raise ValueError("not a path")
+    return value
+
+
 class Mark(Enum):
     """What else is known of a setting, beside its type."""
 
@@ -27,6 +38,8 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Tolerance = Annotated[float, Field(gt=0, le=1e-4)]
 DataPath = Annotated[str, Form("a file, a folder or a glob, or a URL of one")]
+OnlyLocal = BeforeValidator(_local)
+LocalPath = Annotated[Path, OnlyLocal, Form("a path, not a URL")]
 FolderOrUrl = Annotated[
     Path | str,
     BeforeValidator(lambda value: value if is_url(value) else Path(value)),

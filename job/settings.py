@@ -14,7 +14,9 @@ from job.setting_kinds import (
     Count,
     DataPath,
     FolderOrUrl,
+    LocalPath,
     Mark,
+    OnlyLocal,
     Shaping,
     Share,
     Tolerance,
@@ -59,7 +61,7 @@ class Settings(BaseSettings):
     """The share of rows that may be unusable (no label, invalid UTF-8) before the job refuses the data.
     Rejected rows are listed beside the bundle, in <run name>.rejected.jsonl."""
 
-    cache_dir: Path | None = Field(default=None, examples=["cache"])
+    cache_dir: LocalPath | None = Field(default=None, examples=["cache"])
     """A folder that keeps the data sets as they were read, so that the next run with the same, unchanged
     files starts training without reading them. While the job runs, the shuffled rows and the mini-batches
     are there as well instead of in memory. Objects that URLs name are kept too, and fetched again only once
@@ -205,7 +207,7 @@ class Settings(BaseSettings):
     one and those that `latest` or another link there leads to. What is not a whole bundle, or holds anything
     else, is never touched; nor, in object storage, what was published while the job ran. Unset, all stay."""
 
-    vocabulary_file: Path | None = Field(default=None, examples=["words.txt"])
+    vocabulary_file: LocalPath | None = Field(default=None, examples=["words.txt"])
     """A fixed vocabulary in UTF-8, one token a line, in its order, instead of the training data's words; or
     the vocabulary.jsonl of a bundle whose features are tokens alone. Not with n-grams."""
 
@@ -231,12 +233,13 @@ class Settings(BaseSettings):
     metrics_file: Annotated[
         str | None,
         Field(pattern=r"\.prom$", examples=["metrics/intents.prom"]),
-        Form("a path that ends in .prom"),
+        OnlyLocal,
+        Form("a path that ends in .prom, not a URL"),
     ] = None
     """A file for Prometheus' textfile collector, replaced when the job ends, also when it fails. Its name
     without `.prom` is the label `model`, so one for each scheduled job."""
 
-    termination_log: Path = Path("/dev/termination-log")
+    termination_log: LocalPath = Path("/dev/termination-log")
     """Where the run's result goes as one JSON line of at most 4096 bytes, if there is such a file:
     Kubernetes makes it, and shows what is in it as the container's message."""
 

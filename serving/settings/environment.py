@@ -1,5 +1,6 @@
 """The one place that turns an environment into settings, and says all that is wrong with it at once."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -57,4 +58,6 @@ def _problems(settings: Settings, details: ErrorDetails) -> list[str]:
         if examples
         else f"set for example {name}={shown(name, field.default)}, the default"
     )
-    return [f"{name}: expected {kind(field)}; found {shown(name, details['input'])!r}; {advice}"]
+    # What a URL goes on with may be a secret: `user:password@`, or a signature.
+    found = re.sub(r"://.*", "://...", shown(name, details["input"]), flags=re.DOTALL)
+    return [f"{name}: expected {kind(field)}; found {found!r}; {advice}"]

@@ -16,7 +16,7 @@ from typing import Any
 from serving.errors import BowspritError, PlatformError, SettingsError
 from serving.storage.errors import is_refused, is_unsupported, tried
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _CONNECTIONS = 8
 """Objects that are copied at a time."""
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,6 +47,8 @@ def url_problem(url: str) -> str | None:
             f"a URL without user and password is expected, and this one ({scheme}://...) has an '@' before "
             "its path; give credentials in the platform's own variables, such as AWS_ACCESS_KEY_ID"
         )
+    if scheme != scheme.lower():
+        return f"a URL is expected to begin in lower case, found {scheme}://; write {scheme.lower()}://"
     if scheme in ("http", "https") and "?" in rest:
         return (
             f"a URL without a query is expected, and this one ({scheme}://...) has a '?': what is behind it "

@@ -236,6 +236,36 @@ def test_secrets_are_never_shown(name: str) -> None:
     assert "hunter2" not in "\n".join(problems_of(BOW_TRAIN_DATA="x", **{name: "hunter2"}))
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("BOW_TRAIN_DATA", "without user and password"),
+        ("BOW_OUTPUT_DIR", "without user and password"),
+        ("BOW_CHECKPOINT_DIR", "without user and password"),
+        ("BOW_CACHE_DIR", "expected a path, not a URL"),
+        ("BOW_VOCABULARY_FILE", "expected a path, not a URL"),
+        ("BOW_TERMINATION_LOG", "expected a path, not a URL"),
+        ("BOW_METRICS_FILE", "expected a path that ends in .prom, not a URL"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["s3", "S3", "Https"])
+def test_a_url_where_none_is_taken_is_refused_without_its_secret(
+    name: str, expected: str, scheme: str
+) -> None:
+    """If it failed, a folder named `S3:` would be made, or a password would stand in the log."""
+    (problem,) = problems_of(**{"BOW_TRAIN_DATA": "x", name: f"{scheme}://key:hunter2@bucket/x.prom"})
+    assert problem.startswith(f"{name}: ")
+    assert expected in problem
+    assert "hunter2" not in problem
+
+
+def test_a_scheme_in_upper_case_is_asked_for_in_lower_case() -> None:
+    """If it failed, a bundle would be published into a local folder named `S3:`."""
+    (problem,) = problems_of(BOW_TRAIN_DATA="x", BOW_OUTPUT_DIR="S3://bucket/models")
+    assert problem.startswith("BOW_OUTPUT_DIR: ")
+    assert "write s3://" in problem
+
+
 def test_a_long_value_is_cut() -> None:
     """If it failed, a file pasted into a variable would fill the terminal."""
     (problem,) = problems_of(BOW_TRAIN_DATA="x", BOW_INIT="z" * 10_000)

@@ -189,6 +189,7 @@ def test_where_to_report_is_known_even_if_other_settings_are_wrong(tmp_path: Pat
     """If it failed, a misspelt setting would leave last night's good figures standing."""
     environ = {"BOW_EPOCHS": "many", "BOW_METRICS_FILE": " m/x.prom ", "BOW_TERMINATION_LOG": "/t"}
     assert report_targets(environ) == Targets(termination_log=Path("/t"), metrics_file=Path("m/x.prom"))
-    assert report_targets({"BOW_METRICS_FILE": "x.txt"}) == Targets(
-        termination_log=Path("/dev/termination-log"), metrics_file=None
-    )
+    nowhere = Targets(termination_log=Path("/dev/termination-log"), metrics_file=None)
+    assert report_targets({"BOW_METRICS_FILE": "x.txt"}) == nowhere
+    urls = {"BOW_METRICS_FILE": "s3://bucket/x.prom", "BOW_TERMINATION_LOG": "s3://bucket/t"}
+    assert report_targets(urls) == nowhere

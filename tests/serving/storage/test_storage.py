@@ -37,6 +37,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     [
         ("s3://bucket/key", True),
         ("memory://x", True),
+        ("S3://bucket/key", True),
         ("data/train.tsv", False),
         ("/data/s3://x", False),
         ("C:\\data", False),
@@ -206,7 +207,14 @@ def test_a_secret_that_a_library_quotes_is_hidden(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://key:hunter2@bucket/x", "https://host/x.tsv?X-Amz-Signature=hunter2", "s3://"]
+    "url",
+    [
+        "s3://key:hunter2@bucket/x",
+        "S3://key:hunter2@bucket/x",
+        "https://host/x.tsv?X-Amz-Signature=hunter2",
+        "HTTPS://host/x.tsv?X-Amz-Signature=hunter2",
+        "s3://",
+    ],
 )
 def test_a_url_that_may_hold_a_secret_is_refused_without_showing_it(url: str) -> None:
     """If it failed, a password would stand in every log line and in run.json."""
