@@ -25,6 +25,7 @@ BUILD = $(CONTAINER_ENGINE) build $(if $(PODMAN),--format docker) $(BUILD_FLAGS)
   --build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BIN = .venv/bin
 STAMP = .venv/.installed
+READ_RECIPE = . recipes/read.sh && read_recipe "$(RECIPE)" || exit 2
 
 .PHONY: help setup train train-gpu train-container serve serve-container image image-serve sbom recipe bundle engine gpu test test-system test-kills benchmark benchmark-serving options profile lint format types docs clean
 .DELETE_ON_ERROR:
@@ -46,14 +47,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[train,dev]'
 	@touch $@
 
-train train-gpu train-container: export BOW_OVERWRITE ?= true
-train: export BOW_LOG_FORMAT ?= console
+# A variable that is set already wins over the recipe, and the recipe over what is set here.
 train: recipe setup ## Train RECIPE here: on the GPU if there is one, else on the CPU
-	@while IFS='=' read -r name value || [ -n "$$name" ]; do case "$$name" in \
-	  BOW_*) printenv "$$name" >/dev/null || export "$$name=$$value" ;; esac; done <"$(RECIPE)"; \
+	@$(READ_RECIPE); \
+	export BOW_OVERWRITE="$${BOW_OVERWRITE-true}" BOW_LOG_FORMAT="$${BOW_LOG_FORMAT-console}"; \
 	exec $(BIN)/python -m job
 
-train-gpu: export BOW_REQUIRE_GPU ?= true
 train-gpu: DEVICE_FLAGS = $(if $(GPU),$(GPU_FLAGS) --env NVIDIA_VISIBLE_DEVICES=all)
 train-gpu: ## Train RECIPE in a container, on the GPU
 train-container: export BOW_DEVICE = cpu
@@ -61,7 +60,9 @@ train-container: export BOW_REQUIRE_GPU = false
 train-container: ## Train RECIPE in a container, on the CPU
 train-gpu train-container: recipe gpu image
 	@mkdir -p artifacts
-	@$(CONTAINER_ENGINE) run --rm $$(test -t 0 && test -t 1 && echo --interactive --tty) $(DEVICE_FLAGS) \
+	@$(READ_RECIPE); \
+	export BOW_OVERWRITE="$${BOW_OVERWRITE-true}" BOW_REQUIRE_GPU="$${BOW_REQUIRE_GPU-true}"; \
+	$(CONTAINER_ENGINE) run --rm $$(test -t 0 && test -t 1 && echo --interactive --tty) $(DEVICE_FLAGS) \
 	  --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
 	  $(if $(PODMAN),$(PODMAN_FLAGS)) --user "$$(id -u):$$(id -g)" --env HOME=/tmp \
 	  --env-file "$(RECIPE)" $$(env | sed -n 's/^\(BOW_[A-Z_]*\)=.*/--env \1/p') \
@@ -95,6 +96,7 @@ sbom: engine ## Write what is inside both images to sbom/, as CycloneDX
 
 recipe:
 	@test -r "$(RECIPE)" || { echo "make: there is no recipe $(RECIPE); name a file of NAME=VALUE lines: RECIPE=..." >&2; exit 2; }
+	@$(READ_RECIPE)
 
 # Asked before anything is installed or built, which takes minutes.
 bundle:
@@ -111,7 +113,7 @@ engine:
 
 # Asked before the image is built, which takes minutes.
 gpu: engine
-	@test -n "$(GPU)" || test "$$BOW_REQUIRE_GPU" = false || { \
+	@$(READ_RECIPE); test -n "$(GPU)" || test "$$BOW_REQUIRE_GPU" = false || { \
 	  echo "make: there is no NVIDIA GPU here, or its driver is missing (no /dev/nvidiactl); to train on the CPU:" \
 	    "make train-container, or BOW_REQUIRE_GPU=false make train-gpu" >&2; exit 2; }
 
@@ -135,8 +137,8 @@ benchmark-serving: setup ## Compare our server with the KServe SDK's and mlserve
 options: setup ## Measure what each option for features gives, on DATA_SETS, into docs/features.md
 	@$(BIN)/python -m benchmarks.options $(DATA_SETS)
 
-profile: setup ## Train RECIPE and show where the time went, stage by stage
-	@$(BIN)/python -m benchmarks.profile $(RECIPE)
+profile: recipe setup ## Train RECIPE and show where the time went, stage by stage
+	@$(READ_RECIPE); exec $(BIN)/python -m benchmarks.profile
 
 lint: setup ## Check style and format
 	@$(BIN)/ruff check .

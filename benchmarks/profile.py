@@ -13,12 +13,10 @@ from job.telling.run_record import RunRecord
 ROOT = Path(__file__).parents[1]
 
 
-def main(recipe: Path) -> None:
-    """Trains by a recipe, whose lines set variables win over, into a folder that is removed again."""
-    lines = [line.strip().split("=", 1) for line in recipe.read_text().splitlines()]
-    settings = {line[0]: line[1] for line in lines if line[0].startswith("BOW_")} | dict(os.environ)
+def main() -> None:
+    """Trains by the variables that are set, into a folder that is removed again."""
     with tempfile.TemporaryDirectory() as folder:
-        settings |= {"BOW_OUTPUT_DIR": folder, "BOW_RUN_NAME": "profile"}
+        settings = os.environ | {"BOW_OUTPUT_DIR": folder, "BOW_RUN_NAME": "profile"}
         done = subprocess.run([sys.executable, "-m", "job"], cwd=ROOT, env=settings, check=False)
         if done.returncode:
             sys.exit(done.returncode)
@@ -43,4 +41,4 @@ def table(record: RunRecord) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

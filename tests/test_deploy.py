@@ -1,14 +1,23 @@
 """The files for clusters: what can be told of them without one."""
 
+import os
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from job.setting_kinds import env_name
 from job.settings import Settings
+from serving.errors import ExitCode
 from serving.server.settings import ServerSettings
 
 REPOSITORY = Path(__file__).parents[1]
 DEPLOY = REPOSITORY / "deploy"
+SBATCH = DEPLOY / "slurm" / "bowsprit.sbatch"
+
+Sbatch = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_the_recipe_of_the_manifests_is_the_recipe() -> None:
@@ -25,3 +34,45 @@ def test_every_setting_that_is_named_exists() -> None:
     assert any(path.suffix == ".sbatch" for path in paths)
     for path in paths:
         assert set(re.findall(r"\bBOW_[A-Z_]*[A-Z]\b", path.read_text())) <= known, path
+
+
+def test_the_slurm_script_reads_recipes_as_make_does() -> None:
+    """If it failed, the same recipe would train another model on a cluster; test_make.py has the rules."""
+    function = (REPOSITORY / "recipes" / "read.sh").read_text().partition("read_recipe() {")[2]
+    assert function in SBATCH.read_text()
+
+
+@pytest.fixture
+def sbatch(tmp_path: Path) -> Sbatch:
+    """Runs the Slurm script as a job of the number 7, with a `python` and Slurm's commands that are given."""
+
+    def run(python: str, *, squeue: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+        commands = {"venv/bin/python": python, "bin/squeue": squeue, "bin/scontrol": 'echo "scontrol $*"'}
+        for name, body in commands.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"#!/bin/sh\n{body}\n")
+            path.chmod(0o755)
+        environ |= {
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+            "SLURM_JOB_ID": "7",
+            "BOWSPRIT_VENV": "venv",
+        }
+        return subprocess.run(
+            ["bash", SBATCH], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def test_the_slurm_script_takes_the_recipe(sbatch: Sbatch, tmp_path: Path) -> None:
+    """If it failed, a cluster would train with other settings than the recipe's."""
+    (tmp_path / "my.env").write_text("  BOW_EPOCHS=7\nBOW_TEXT_COLUMN=x=\nBOW_SEED=1")
+    found = sbatch("env", RECIPE="my.env", BOW_SEED="2")
+    assert found.returncode == 0, found.stderr
+    asked = {"BOW_EPOCHS=7", "BOW_TEXT_COLUMN=x=", "BOW_SEED=2", "BOW_RUN_NAME=slurm-7"}
+    assert asked <= set(found.stdout.splitlines())
+    (tmp_path / "my.env").write_text("export BOW_EPOCHS=7\n")
+    refused = sbatch("env", RECIPE="my.env")
+    assert (refused.returncode, refused.stdout) == (ExitCode.SETTINGS, "")
+    assert refused.stderr.startswith("my.env:1: expected NAME=VALUE")

@@ -1,4 +1,4 @@
-"""What make asks of a container engine, and what it says where an engine or a GPU is missing.
+"""What make asks of a container engine, what it says where one or a GPU is missing, and how it reads recipes.
 
 The engine is a script that writes down what it was asked: what docker would do with a GPU can be seen on no
 machine without both. tests/system/test_container.py has the real podman.
@@ -28,8 +28,14 @@ Make = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Runs make in a folder that has its Makefile and recipes, by an engine of the given name and manners."""
-    for name in ("Makefile", "recipes", "pyproject.toml"):
+    for name in ("Makefile", "recipes", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
+    # Stands in for what `make setup` installs; `python -m job` shows its settings.
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nenv | grep ^BOW_\n")
+    python.chmod(0o755)
+    (tmp_path / ".venv" / ".installed").touch()
     (tmp_path / "data").mkdir()
     (tmp_path / "artifacts" / "latest").mkdir(parents=True)
 
@@ -89,6 +95,48 @@ def test_a_missing_gpu_is_told_with_the_ways_on(make: Make) -> None:
 def test_a_missing_recipe_is_told(make: Make) -> None:
     """If it failed, the image would be built before the mistyped name is noticed."""
     assert "there is no recipe none.env" in the_one_line(make("train-container", "RECIPE=none.env"))
+
+
+@pytest.mark.parametrize("target", ["train", "train-gpu", "train-container", "profile"])
+def test_a_recipe_line_that_would_be_ignored_is_refused(make: Make, tmp_path: Path, target: str) -> None:
+    """If it failed, a run would take hours with other settings than its recipe seems to have."""
+    for line in ("export BOW_EPOCHS=7", "BOW_EPOCHS =7", "BOW_EPOCHS"):
+        (tmp_path / "my.env").write_text(f"# Mine.\n\n{line}\n")
+        told = the_one_line(make(target, "GPU=/dev/nvidiactl", "RECIPE=my.env"))
+        assert told.startswith("my.env:3: expected NAME=VALUE")
+
+
+@pytest.mark.parametrize("target", ["train", "train-gpu", "train-container"])
+def test_a_set_variable_wins_over_the_recipe_and_the_recipe_over_make(
+    make: Make, tmp_path: Path, target: str
+) -> None:
+    """If it failed, a bundle would be replaced against the recipe's word."""
+
+    def settings(recipe: str, **environ: str) -> set[str]:
+        (tmp_path / "my.env").write_text(recipe)
+        done = make(target, "GPU=/dev/nvidiactl", "RECIPE=my.env", **environ)
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.splitlines())
+
+    recipe = "# Mine.\n \t\n  BOW_RUN_NAME=a\nBOW_TEXT_COLUMN=x==\nBOW_OVERWRITE=false\nBOW_LOG_FORMAT=json"
+    found = settings(recipe, BOW_RUN_NAME="b")
+    asked = {"BOW_RUN_NAME=b", "BOW_TEXT_COLUMN=x==", "BOW_OVERWRITE=false", "BOW_LOG_FORMAT=json"}
+    assert asked <= found
+    assert {"BOW_OVERWRITE=true", "BOW_RUN_NAME=a"} <= settings("BOW_RUN_NAME=a")
+    assert "BOW_OVERWRITE=no" in settings("BOW_OVERWRITE=false", BOW_OVERWRITE="no")
+
+
+def test_make_trains_for_people_unless_the_recipe_says_otherwise(make: Make) -> None:
+    """If it failed, a newcomer whose terminal is not seen would read JSON lines."""
+    assert "BOW_LOG_FORMAT=console" in make("train").stdout.splitlines()
+
+
+def test_the_recipe_says_whether_a_gpu_is_required(make: Make, tmp_path: Path) -> None:
+    """If it failed, a recipe for machines with and without a GPU would be refused on the latter."""
+    (tmp_path / "my.env").write_text("BOW_REQUIRE_GPU=false\n")
+    done = make("train-gpu", "GPU=", "RECIPE=my.env")
+    assert done.returncode == 0, done.stderr
+    assert "BOW_REQUIRE_GPU=false" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
