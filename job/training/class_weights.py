@@ -1,5 +1,6 @@
 """How much the rows of each label count in training."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -16,7 +17,8 @@ _SHOWN_LABELS = 5
 def given(text: str) -> dict[str, float] | None:
     """The weights that BOW_CLASS_WEIGHTS lists, by label; None for `none` and `balanced`.
 
-    Raises ValueError where it is neither of these nor a JSON object of numbers that float32 holds above 0.
+    Raises ValueError where it is neither of these nor a JSON object of numbers that float32 holds above 0, or
+    lists a label twice.
 
     >>> given('{"spam": 5}')
     {'spam': 5.0}
@@ -27,6 +29,10 @@ def given(text: str) -> dict[str, float] | None:
         weights = msgspec.json.decode(text, type=dict[str, float])
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
+    labels = [label for label, _ in json.loads(text, object_pairs_hook=list)]
+    for label in weights:
+        if labels.count(label) > 1:
+            raise ValueError(f"the label {label!r} is there twice")
     limits = np.finfo(np.float32)
     for label, weight in weights.items():
         if not float(limits.tiny) <= weight <= float(limits.max):

@@ -55,6 +55,7 @@ def test_a_label_that_there_is_not_is_refused() -> None:
         '{"a": 1e39}',
         '{"a": 1e-46}',
         "{",
+        '{"a": 1, "b": 1, "a": 2}',
     ],
 )
 def test_what_is_no_list_of_weights_is_refused(text: str) -> None:
