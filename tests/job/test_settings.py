@@ -182,6 +182,30 @@ def test_a_wrong_value_is_answered_with_what_works(name: str, value: str, expect
             "BOW_WEIGHT_COLUMN",
             {"BOW_WEIGHT_COLUMN": ""},
         ),
+        (
+            {"BOW_TRAIN_DATA": "tutorial", "BOW_VOCABULARY_FILE": "w"},
+            "BOW_TRAIN_DATA",
+            {"BOW_VOCABULARY_FILE": ""},
+        ),
+        (
+            {"BOW_TRAIN_DATA": "tutorial", "BOW_DATA_FORMAT": "csv"},
+            "BOW_DATA_FORMAT",
+            {"BOW_DATA_FORMAT": "auto"},
+        ),
+        (
+            {"BOW_TRAIN_DATA": "tutorial", "BOW_TEXT_COLUMN": "t"},
+            "BOW_TEXT_COLUMN",
+            {"BOW_TEST_DATA": "t.tsv"},
+        ),
+        (
+            {"BOW_TRAIN_DATA": "tutorial", "BOW_LABEL_COLUMN": "t"},
+            "BOW_LABEL_COLUMN",
+            {"BOW_TRAIN_DATA": "t.tsv"},
+        ),
+        ({"BOW_MAX_WORD_NGRAMS": "9"}, "BOW_MAX_WORD_NGRAMS", {"BOW_WORD_NGRAMS": "1-2"}),
+        ({"BOW_MIN_WORD_NGRAM_COUNT": "3"}, "BOW_MIN_WORD_NGRAM_COUNT", {"BOW_MIN_WORD_NGRAM_COUNT": ""}),
+        ({"BOW_MAX_CHAR_NGRAMS": "9"}, "BOW_MAX_CHAR_NGRAMS", {"BOW_MAX_CHAR_NGRAMS": ""}),
+        ({"BOW_MIN_CHAR_NGRAM_COUNT": "1"}, "BOW_MIN_CHAR_NGRAM_COUNT", {"BOW_CHAR_NGRAMS": "2-4"}),
         ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_SPLIT": "0.1"}),
         ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_DATA": "v"}),
         ({"BOW_REQUIRE_GPU": "true", "BOW_DEVICE": "cpu"}, "BOW_DEVICE", {"BOW_DEVICE": "cuda:0"}),
@@ -196,6 +220,12 @@ def test_settings_that_contradict_each_other_are_refused(
     (problem,) = problems_of(**{"BOW_TRAIN_DATA": "x"} | environ)
     assert problem.startswith(f"{variable}: ")
     load_settings({"BOW_TRAIN_DATA": "x"} | environ | remedy)
+
+
+def test_the_default_limit_of_ngrams_may_be_set_without_ngrams() -> None:
+    """If it failed, what `--print-settings` shows could not be set."""
+    environ = {"BOW_TRAIN_DATA": "x", "BOW_MIN_WORD_NGRAM_COUNT": "2", "BOW_MIN_CHAR_NGRAM_COUNT": "2"}
+    assert load_settings(environ) == Settings(train_data="x")
 
 
 def test_the_tutorials_own_test_data_is_enough_for_a_gate() -> None:
@@ -317,6 +347,8 @@ def test_each_settings_advice_can_be_followed() -> None:
         for value in [*(field.examples or []), *([] if field.default in (None, ...) else [field.default])]:
             if not field.is_required():
                 needed = {"BOW_VALIDATION_DATA": "v"} if name == "patience" else {"BOW_TEST_DATA": "t"}
+                if name.startswith("max_") and name.endswith("_ngrams"):
+                    needed |= {"BOW_WORD_NGRAMS": "1-2", "BOW_CHAR_NGRAMS": "2-4"}
                 variable = env_name(name)
                 advice = shown(variable, value)
                 settings = load_settings({"BOW_TRAIN_DATA": "x"} | needed | {variable: advice})
