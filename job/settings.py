@@ -24,6 +24,9 @@ from job.setting_kinds import (
 from job.setting_rules import disagreements
 from serving.settings.kinds import Form, unwrapped
 
+FLOAT_LIMIT = 1e37
+"""What the optimizers can multiply by 10 in float32, as adam's first step does."""
+
 
 class Settings(BaseSettings):
     """What one run does. Read from `BOW_*` variables by `job.environment`, and never changed afterwards."""
@@ -73,8 +76,15 @@ class Settings(BaseSettings):
 
     run_name: Annotated[
         str | None,
-        Field(pattern=r"^(?!latest$)[A-Za-z0-9_-][A-Za-z0-9._-]*$", examples=["intents-1"]),
-        Form("a name of letters, digits, '.', '_' and '-', not starting with '.', and not 'latest'"),
+        Field(
+            # What the job writes beside bundles has these names.
+            pattern=r"^(?!latest$|.*\.(failed|rejected\.jsonl|checkpoint)$)[A-Za-z0-9_-][A-Za-z0-9._-]*$",
+            examples=["intents-1"],
+        ),
+        Form(
+            "a name of letters, digits, '.', '_' and '-', not starting with '.', not 'latest', and not "
+            "ending in .failed, .rejected.jsonl or .checkpoint"
+        ),
     ] = None
     """The bundle's name. Unset, it is made from the settings and the data, so equal runs share a name."""
 
@@ -90,7 +100,7 @@ class Settings(BaseSettings):
     require_gpu: bool = False
     """Stop with exit code 74 when the GPU cannot be used, instead of training on the CPU."""
 
-    num_threads: Count | None = Field(default=None, examples=[4])
+    num_threads: Annotated[Count, Field(le=1024)] | None = Field(default=None, examples=[4])
     """CPU threads for reading and training. Unset, as many as the cores this process may use. The model's
     bytes may depend on it."""
 
@@ -113,7 +123,7 @@ class Settings(BaseSettings):
     optimizer: Shaping[Literal["sgd", "adagrad", "adam", "rmsprop"]] = "adagrad"
     """How a gradient becomes an update. All but `sgd` keep one or two more numbers per weight in memory."""
 
-    learning_rate: Shaping[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(
+    learning_rate: Shaping[Annotated[float, Field(gt=0, le=FLOAT_LIMIT)] | None] = Field(
         default=None, examples=[0.25]
     )
     """The size of the first update. Unset, chosen by the optimizer and the features: 0.25 for adagrad, 0.5
@@ -122,7 +132,7 @@ class Settings(BaseSettings):
     learning_rate_schedule: Shaping[Literal["constant", "linear"]] = "linear"
     """`linear` lets the learning rate fall to zero at the last update; `constant` keeps it."""
 
-    weight_decay: Shaping[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = 0.0
+    weight_decay: Shaping[Annotated[float, Field(ge=0, le=FLOAT_LIMIT)]] = 0.0
     """L2 penalty: adds this share of a weight to its gradient. It shrinks the weights of a word only in the
     updates whose texts hold the word."""
 

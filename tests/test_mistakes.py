@@ -97,7 +97,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("BOW_TRAIN_DATA=good.tsv BOW_DEVICE=gpu", 2, ["BOW_DEVICE", "cuda:N"]),
         ("BOW_TRAIN_DATA=good.tsv BOW_OUTPUT_DIR=file", 74, ["file", "BOW_OUTPUT_DIR"]),
         ("BOW_TRAIN_DATA=good.tsv BOW_OUTPUT_DIR=/proc/none", 74, ["/proc/none", "BOW_OUTPUT_DIR"]),
-        ("BOW_TRAIN_DATA=good.tsv BOW_OPTIMIZER=sgd BOW_LEARNING_RATE=1e38 BOW_EPOCHS=99", 4, ["step"]),
+        ("BOW_TRAIN_DATA=good.tsv BOW_OPTIMIZER=sgd BOW_LEARNING_RATE=1e37 BOW_EPOCHS=99", 4, ["step"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -294,7 +294,7 @@ def test_the_last_line_and_the_reports_say_what_a_run_came_to(nights: Nights) ->
     [
         ({"epochs": "many"}, 2, "SettingsError"),
         ({"train_data": "nowhere.tsv"}, 3, "DataError"),
-        ({"optimizer": "sgd", "learning_rate": 1e38, "epochs": 50}, 4, "TrainingError"),
+        ({"optimizer": "sgd", "learning_rate": 1e37, "epochs": 50}, 4, "TrainingError"),
         ({"output_dir": "/proc/none"}, 74, "PlatformError"),
     ],
 )

@@ -6,8 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from job.environment import load_settings
+from job.main import main
 from job.setting_kinds import env_name
 from job.settings import Settings, shaping
+from job.stopping import Stop
 from serving.errors import ExitCode, SettingsError
 from serving.settings.kinds import kind, shown
 
@@ -116,6 +118,9 @@ def test_the_servers_and_other_programs_variables_are_left_alone() -> None:
         ("epochs", "1.5", "a whole number, at least 1"),
         ("learning_rate", "0", "a number, above 0"),
         ("learning_rate", "nan", "a number, above 0"),
+        ("learning_rate", "1e38", "a number, above 0, at most 1e+37"),
+        ("weight_decay", "1e38", "a number, at least 0, at most 1e+37"),
+        ("num_threads", "1025", "a whole number, at least 1, at most 1024"),
         ("learning_rate", "inf", "a number, above 0"),
         ("validation_split", "1", "a number, at least 0, below 1"),
         ("max_rejected", "1.1", "a number, at least 0, at most 1"),
@@ -127,6 +132,9 @@ def test_the_servers_and_other_programs_variables_are_left_alone() -> None:
         ("run_name", "latest", "a name of letters"),
         ("run_name", "../up", "a name of letters"),
         ("run_name", ".hidden", "a name of letters"),
+        ("run_name", "a.failed", "a name of letters"),
+        ("run_name", "a.rejected.jsonl", "a name of letters"),
+        ("run_name", "a.checkpoint", "a name of letters"),
         ("max_vocabulary", "all", "a whole number, at least 1"),
         ("parity_atol", "0.001", "a number, above 0, at most 0.0001"),
         ("parity_rtol", "0.001", "a number, above 0, at most 0.0001"),
@@ -226,6 +234,16 @@ def test_the_default_limit_of_ngrams_may_be_set_without_ngrams() -> None:
     """If it failed, what `--print-settings` shows could not be set."""
     environ = {"BOW_TRAIN_DATA": "x", "BOW_MIN_WORD_NGRAM_COUNT": "2", "BOW_MIN_CHAR_NGRAM_COUNT": "2"}
     assert load_settings(environ) == Settings(train_data="x")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam", "rmsprop"])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+def test_the_largest_numbers_are_diverging_and_no_bug(tmp_path: Path, name: str, optimizer: str) -> None:
+    """If it failed, a number that the settings accept would end in a traceback."""
+    (tmp_path / "train.tsv").write_text("text\tlabel\na b\tx\nc d\ty\n" * 9)
+    environ = {"BOW_TRAIN_DATA": f"{tmp_path}/train.tsv", "BOW_OUTPUT_DIR": f"{tmp_path}/out"}
+    environ |= {"BOW_DEVICE": "cpu", "BOW_OPTIMIZER": optimizer, env_name(name): "1e37"}
+    assert main([], environ, Stop()) is ExitCode.TRAINING_DIVERGED
 
 
 def test_the_tutorials_own_test_data_is_enough_for_a_gate() -> None:
