@@ -31,7 +31,7 @@ from serving.bundle import DataRecord
 from serving.errors import BowspritError
 from serving.features.specification import PLAIN, FeatureSpec
 
-LAYOUT = 3
+LAYOUT = 4
 """Goes up whenever the files of a corpus, or how texts are read, change: older ones are then made anew."""
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after which a half-written corpus is taken for one that a killed job left behind."""

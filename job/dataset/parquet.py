@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from job.dataset import blocks
@@ -104,6 +105,21 @@ def _as_bytes(values: Any) -> Any:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     kind = values.type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    if pa.types.is_floating(kind):
+        values = _numbers_as_text(values)
+    elif not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         values = values.cast(pa.large_string() if pa.types.is_large_string(kind) else pa.string())
     return values.cast(pa.binary())
+
+
+def _numbers_as_text(values: Any) -> Any:
+    """Return a StringArray [N] of floats: null where there is no finite number.
+
+    A whole number is written as one, as JSON lines' is: libraries make floats of whole numbers where one is
+    missing.
+    """
+    values = pc.if_else(pc.is_finite(values), values, None)
+    numbers = values.cast(pa.float64())
+    is_whole = pc.and_(pc.equal(numbers, pc.floor(numbers)), pc.less(pc.abs(numbers), 2.0**53))
+    whole = pc.if_else(is_whole, numbers, None).cast(pa.int64())
+    return pc.coalesce(whole.cast(pa.string()), values.cast(pa.string()))

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import random
 import threading
 import time
@@ -333,6 +334,28 @@ def test_parquet_labels_of_other_types_become_strings(
     """Class numbers and categories are the usual labels of exported tables."""
     pq.write_table(pa.table({"text": ["p", "q"], "label": labels}), tmp_path / "data.parquet")
     assert load(tmp_path / "data.parquet")[0] == [("p", expected[0]), ("q", expected[1])]
+
+
+@pytest.mark.parametrize("number", [pa.float64(), pa.float32(), pa.float16()], ids=str)
+def test_numbers_are_the_same_labels_in_parquet_and_json_lines(tmp_path: Path, number: Any) -> None:
+    """If it failed, a model trained on one format would not know the other's labels, or know one `nan`."""
+    values = [1.0, -2.0, 0.5, math.nan, math.inf, None]
+    texts = list("abcdef")
+    pq.write_table(pa.table({"text": texts, "label": pa.array(values, number)}), tmp_path / "data.parquet")
+    lines = [json.dumps({"text": text, "label": value}) for text, value in zip(texts, values, strict=True)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    expected = [("a", "1"), ("b", "-2"), ("c", "0.5")]
+    for name in ("data.parquet", "data.jsonl"):
+        found, summary = load(tmp_path / name)
+        assert (name, found) == (name, expected)
+        assert rejects(summary) == [(4, "no label"), (5, "no label"), (6, "no label")]
+
+
+def test_large_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    """If it failed, identifiers of ten digits would become others than before one of them was missing."""
+    labels = pa.array([12345678901.0, 3.0], pa.float64())
+    pq.write_table(pa.table({"text": ["a", "b"], "label": labels}), tmp_path / "data.parquet")
+    assert load(tmp_path / "data.parquet")[0] == [("a", "12345678901"), ("b", "3")]
 
 
 def test_parquet_lists_are_refused(tmp_path: Path) -> None:
