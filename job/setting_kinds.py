@@ -15,14 +15,29 @@ TUTORIAL = "tutorial"
 
 
 def is_local(value: object) -> bool:
-    """Whether a value is a path, and not a URL, which would be taken for a folder named `s3:`."""
-    return not is_url(value)
+    """Whether a value is a path in UTF-8, and not a URL, which would be taken for a folder named `s3:`."""
+    return _is_utf8(value) and not is_url(value)
+
+
+def _is_utf8(value: object) -> bool:
+    """Not all paths are: Python keeps their other bytes as lone surrogates."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _local(value: object) -> object:
     if not is_local(value):
-        raise ValueError("not a path")
+        raise ValueError("not a path in UTF-8")
     return value
+
+
+def _folder_or_url(value: object) -> object:
+    if not _is_utf8(value):
+        raise ValueError("not UTF-8")
+    return value if is_url(value) else Path(str(value))
 
 
 class Mark(Enum):
@@ -39,11 +54,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Tolerance = Annotated[float, Field(gt=0, le=1e-4)]
 DataPath = Annotated[str, Form("a file, a folder or a glob, or a URL of one")]
 OnlyLocal = BeforeValidator(_local)
-LocalPath = Annotated[Path, OnlyLocal, Form("a path, not a URL")]
+LocalPath = Annotated[Path, OnlyLocal, Form("a path in UTF-8, not a URL")]
 FolderOrUrl = Annotated[
     Path | str,
-    BeforeValidator(lambda value: value if is_url(value) else Path(value)),
-    Form("a folder or a URL"),
+    BeforeValidator(_folder_or_url),
+    Form("a folder or a URL, in UTF-8"),
 ]
 
 

@@ -244,7 +244,7 @@ class Settings(BaseSettings):
         str | None,
         Field(pattern=r"\.prom$", examples=["metrics/intents.prom"]),
         OnlyLocal,
-        Form("a path that ends in .prom, not a URL"),
+        Form("a path that ends in .prom, in UTF-8 and not a URL"),
     ] = None
     """A file for Prometheus' textfile collector, replaced when the job ends, also when it fails. Its name
     without `.prom` is the label `model`, so one for each scheduled job."""
@@ -285,7 +285,12 @@ def shaping(settings: Settings) -> dict[str, str | int | float | bool | None]:
 
 
 def not_shaping(settings: Settings) -> dict[str, str | int | float | bool | None]:
-    """The other settings, ready for JSON: they go to `run.json`."""
+    """The other settings, ready for JSON, where a path's bytes that are not UTF-8 are escaped."""
     shaping_names = shaping(settings).keys()
     values = {name: getattr(settings, name) for name in Settings.model_fields if name not in shaping_names}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {
+        name: str(value).encode(errors="backslashreplace").decode()
+        if isinstance(value, (Path, str))
+        else value
+        for name, value in values.items()
+    }

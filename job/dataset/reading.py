@@ -120,7 +120,8 @@ def read(
         num_rows += num_good
         for each in result:
             take(each)
-        rejected.add(str(source.path), rejects)
+        # Not every path is UTF-8, and the cache and the list of rejected rows are.
+        rejected.add(str(source.path).encode(errors="backslashreplace").decode(), rejects)
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="read") as pool:
         try:

@@ -45,8 +45,8 @@ _USER_ERRNOS = {
 class Stamp:
     """What the file system says of a file; a file that is written to gets another one."""
 
-    path: str
-    """Absolute."""
+    path: bytes
+    """Absolute; bytes, since not every path is UTF-8."""
     size: int
     modified: int
     """Nanoseconds, and so are the next."""
@@ -72,7 +72,7 @@ class Source:
         with storage_errors(self.path):
             stat = self.file.stat()
         return Stamp(
-            path=str(self.file.absolute()),
+            path=os.fsencode(self.file.absolute()),
             size=stat.st_size,
             modified=stat.st_mtime_ns,
             changed=stat.st_ctime_ns,

@@ -245,3 +245,16 @@ def test_a_run_from_the_cache_gives_the_same_model(tmp_path: Path, data: Path) -
         )
     }
     assert len(ids) == 1
+
+
+def test_data_whose_name_is_not_utf8_gives_a_bundle_from_the_cache_as_well(tmp_path: Path) -> None:
+    """If it failed, a run would train for hours and end with our traceback, for a name from an archive."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.tsv"))
+    write_tsv(path, [*TEXTS * 5, ("no label", "")])
+    settings = {"test_data": path, "cache_dir": tmp_path / "cache", "max_rejected": 0.5}
+    bundles = [train(tmp_path / name, path, run_name="run", **settings) for name in ("first", "second")]
+    assert len({open_bundle(bundle).bundle_id for bundle in bundles}) == 1
+    for bundle in bundles:
+        assert run_record(bundle)["settings"]["train_data"] == f"{tmp_path}/\\udcff.tsv"
+        listed = bundle.with_name("run.rejected.jsonl").read_text().splitlines()
+        assert [json.loads(line)["file"] for line in listed] == [f"{tmp_path}/\\udcff.tsv"] * 2

@@ -193,3 +193,4 @@ def test_where_to_report_is_known_even_if_other_settings_are_wrong(tmp_path: Pat
     assert report_targets({"BOW_METRICS_FILE": "x.txt"}) == nowhere
     urls = {"BOW_METRICS_FILE": "s3://bucket/x.prom", "BOW_TERMINATION_LOG": "s3://bucket/t"}
     assert report_targets(urls) == nowhere
+    assert report_targets({"BOW_METRICS_FILE": "\udcff.prom"}) == nowhere
