@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,15 +12,14 @@ from pathlib import Path
 
 import structlog
 
+from job.corpus.cache import OBJECTS, is_unused, mark_used
 from job.corpus.scratch import cache_errors
 from job.dataset import DataSpec
 from serving.errors import DataError
 from serving.storage.store import Object, Store, is_url
 
-OBJECTS = "objects"
-"""The folder in BOW_CACHE_DIR: a folder for each URL, in it the object's content by its version."""
 UNUSED_AFTER = 24 * 3600.0
-"""Seconds after which the copy of an older version is removed: until then another job may be reading it."""
+"""Seconds since its last use after which the copy of an older version is removed: another job may read it."""
 
 log = structlog.get_logger()
 
@@ -92,7 +90,7 @@ def _fetch(store: Store, objects: list[Object], cache: Path | None, folder: Path
     else:
         with cache_errors(cache):
             places = {each.key: _place(cache, store.url_of(each.key), each) for each in objects}
-            wanted = [each for each in objects if not places[each.key].exists()]
+            wanted = [each for each in objects if not mark_used(places[each.key])]
             _fetch_into_cache(store, wanted, places)
     if wanted:
         num_bytes = sum(each.size or 0 for each in wanted)
@@ -113,7 +111,7 @@ def _fetch_into_cache(store: Store, objects: list[Object], places: Mapping[str, 
         for path in unfinished.values():
             path.parent.mkdir(parents=True, exist_ok=True)
             for old in path.parent.iterdir():
-                if time.time() - old.stat().st_mtime > UNUSED_AFTER:
+                if is_unused(old, UNUSED_AFTER):
                     old.unlink(missing_ok=True)
         _copy(store, {each: unfinished[each.key] for each in objects})
         for key, path in unfinished.items():

@@ -68,7 +68,8 @@ class Settings(BaseSettings):
     """A folder that keeps the data sets as they were read, so that the next run with the same, unchanged
     files starts training without reading them. While the job runs, the shuffled rows and the mini-batches
     are there as well instead of in memory. Objects that URLs name are kept too, and fetched again only once
-    they changed. It may be deleted at any time, and several jobs may share it."""
+    they changed. What no run used for eight days is removed. It may be deleted at any time, and several jobs
+    may share it."""
 
     output_dir: FolderOrUrl = Path("artifacts")
     """The folder that receives the bundle, as <run name>/, and the pointer `latest`; or its URL, such as

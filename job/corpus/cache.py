@@ -2,14 +2,16 @@
 
 corpora/KEY/     a raw corpus, by the data's fingerprint and all else that its tokens depend on
 files/KEY.json   which corpus some files gave, by their paths, sizes and times of change
-objects/         copies of what URLs name, which `job.fetch` keeps
+objects/         a folder for each URL, in it the object's content by its version: `job.fetch` keeps these
 
-Everything there may be deleted at any time, and is made again when it is needed.
+Everything there may be deleted at any time, and is made again when it is needed. The time of change of each
+is that of its last use.
 """
 
 import contextlib
 import errno
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -36,6 +38,10 @@ LAYOUT = 4
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after which a half-written corpus is taken for one that a killed job left behind."""
 
+UNUSED_AFTER = 8 * 24 * 3600.0
+"""Seconds since its last use after which anything is removed: what a weekly job uses stays."""
+OBJECTS = "objects"
+
 _UNFINISHED = ".unfinished-"
 
 log = structlog.get_logger()
@@ -61,8 +67,7 @@ class Cache:
                 part.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=part):
                     pass
-            for leftover in self._corpora.glob(f"{_UNFINISHED}*"):
-                self._discard_if_abandoned(leftover)
+            self._remove_unused()
 
     def get(
         self, spec: DataSpec, fill: Fill, *, max_tokens: int | None, features: FeatureSpec = PLAIN
@@ -88,7 +93,9 @@ class Cache:
         path = self._known_path(facts)
         try:
             known = msgspec.json.decode(path.read_bytes(), type=_Known)
+            mark_used(self._corpora / known.corpus)
             corpus, sample = read_corpus(self._corpora / known.corpus)
+            mark_used(path)
         except FileNotFoundError:
             return None
         except (msgspec.MsgspecError, Damaged):
@@ -139,16 +146,44 @@ class Cache:
 
     def _has(self, name: str) -> bool:
         try:
+            mark_used(self._corpora / name)
             read_corpus(self._corpora / name)
         except (FileNotFoundError, Damaged):
             return False
         return True
 
-    @staticmethod
-    def _discard_if_abandoned(folder: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
-                shutil.rmtree(folder, ignore_errors=True)
+    def _remove_unused(self) -> None:
+        """Removes what was not used for long, other jobs' as well: one that has it open keeps it."""
+        for corpus in self._corpora.iterdir():
+            leftover = corpus.name.startswith(_UNFINISHED)
+            if is_unused(corpus, ABANDONED_AFTER if leftover else UNUSED_AFTER):
+                gone = self._corpora / f"{_UNFINISHED}{uuid.uuid4().hex}"
+                with contextlib.suppress(OSError):  # another job was faster, or another user's job made it
+                    corpus.rename(gone)  # at once: nobody shall find half of it
+                    shutil.rmtree(gone, ignore_errors=True)
+        for file in (*self._files.iterdir(), *(self._folder / OBJECTS).glob("*/*")):
+            if is_unused(file, UNUSED_AFTER):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+
+
+def mark_used(path: Path) -> bool:
+    """Whether a file or folder is there, which counts as used now."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's job made it
+        pass
+    return True
+
+
+def is_unused(path: Path, seconds: float) -> bool:
+    """Whether a file or folder is there, and was last used longer ago than that."""
+    try:
+        return time.time() - path.stat().st_mtime > seconds
+    except FileNotFoundError:
+        return False
 
 
 def _holds(data: DataSet, limit: int | None, max_tokens: int | None) -> bool:

@@ -49,7 +49,7 @@ class Stamp:
     """Absolute; bytes, since not every path is UTF-8."""
     size: int
     modified: int
-    """Nanoseconds, and so are the next."""
+    """Nanoseconds, as `changed` is; both, and the inode, are 0 of a URL's copy."""
     changed: int
     """When its inode changed: tools that copy a file's time of modification cannot set this one."""
     inode: int
@@ -71,12 +71,14 @@ class Source:
         """The state in which the file is now; raises DataError and PlatformError where it has none."""
         with storage_errors(self.path):
             stat = self.file.stat()
+        # The path of a URL's copy tells the object's version, and its times when it was last used.
+        is_copy = isinstance(self.path, str)
         return Stamp(
             path=os.fsencode(self.file.absolute()),
             size=stat.st_size,
-            modified=stat.st_mtime_ns,
-            changed=stat.st_ctime_ns,
-            inode=stat.st_ino,
+            modified=0 if is_copy else stat.st_mtime_ns,
+            changed=0 if is_copy else stat.st_ctime_ns,
+            inode=0 if is_copy else stat.st_ino,
         )
 
     @contextmanager

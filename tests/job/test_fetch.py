@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from job.corpus.cache import OBJECTS
 from job.dataset import DataSpec, find_sources
 from job.environment import load_settings
-from job.fetch import OBJECTS, UNUSED_AFTER, fetched
+from job.fetch import UNUSED_AFTER, fetched
 from job.run import run
 from job.telling.output import Output
 from serving.bundle import FILES, check_files, open_bundle
@@ -159,6 +160,21 @@ def test_an_unchanged_object_is_fetched_once(
     store.write("all/b.tsv", TSV)
     fetch()
     assert len([path for path in (tmp_path / "cache" / OBJECTS).rglob("*") if path.is_file()]) == 2
+
+
+def test_a_copy_that_was_used_today_outlives_its_version(url: str, tmp_path: Path) -> None:
+    """If it failed, one job would remove what another is about to read."""
+    store = Store(url)
+    store.write("train.tsv", TSV)
+    one = {"train": spec(f"{url}/train.tsv")}
+    with fetched(one, tmp_path / "cache") as specs:
+        (copy,) = (specs["train"].copies or {}).values()
+    before = copy.stat().st_mtime - UNUSED_AFTER - 1
+    os.utime(copy, (before, before))
+    with fetched(one, tmp_path / "cache"):
+        store.write("train.tsv", TSV + b"more\tother\n")
+        with fetched(one, tmp_path / "cache"):
+            assert copy.exists()
 
 
 def test_a_run_with_a_cache_reads_an_unchanged_url_from_it(url: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from job.corpus import cache as cache_module
 from job.corpus.bags import concatenate
-from job.corpus.cache import ABANDONED_AFTER, Cache
+from job.corpus.cache import ABANDONED_AFTER, UNUSED_AFTER, Cache
 from job.corpus.collect import RowBlock, tokenize_rows
 from job.corpus.corpus_files import InFolder
 from job.dataset import DataSpec, Summary, TooManyRejected
@@ -283,6 +283,33 @@ def test_what_killed_jobs_left_is_removed_after_a_day(tmp_path: Path) -> None:
     os.utime(old, (before, before))
     Cache(tmp_path / "cache")
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_what_no_run_used_for_days_is_removed(tmp_path: Path, data: Path) -> None:
+    """If it failed, new data each night would fill the disk; or what is in use would be read again."""
+    cache = tmp_path / "cache"
+    read(data, cache)
+    used, copy = files(cache), cache / "objects" / "url" / "version"
+    data.write_text(TEXTS.replace("night", "mourn"), encoding="utf-8")
+    read(data, cache)
+    data.write_text(TEXTS, encoding="utf-8")
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+
+    def age() -> None:
+        for path in cache.rglob("*"):
+            before = path.stat().st_mtime - UNUSED_AFTER / 2 - 1
+            os.utime(path, (before, before))
+
+    age()
+    read(data, cache)  # the same corpus, of what is another file by its time of change
+    read(data, cache)
+    age()
+    assert read(data, cache).cached == {"train"}
+    assert not copy.exists()
+    left = [path for path in files(cache) if path.parent.parent.name == "corpora"]
+    assert left == [path for path in used if path.parent.parent.name == "corpora"]
+    assert len(list((cache / "files").iterdir())) == 1
 
 
 def test_another_layout_is_made_anew(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
