@@ -46,8 +46,11 @@ def test_the_slurm_script_reads_recipes_as_make_does() -> None:
 def sbatch(tmp_path: Path) -> Sbatch:
     """Runs the Slurm script as a job of the number 7, with a `python` and Slurm's commands that are given."""
 
-    def run(python: str, *, squeue: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
-        commands = {"venv/bin/python": python, "bin/squeue": squeue, "bin/scontrol": 'echo "scontrol $*"'}
+    def run(
+        python: str, *, squeue: str = "", scontrol: str = 'echo "scontrol $*"', **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        commands = {"venv/bin/python": python, "bin/squeue": squeue, "bin/scontrol": scontrol}
+        commands["bin/sleep"] = ""
         for name, body in commands.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,3 +79,28 @@ def test_the_slurm_script_takes_the_recipe(sbatch: Sbatch, tmp_path: Path) -> No
     refused = sbatch("env", RECIPE="my.env")
     assert (refused.returncode, refused.stdout) == (ExitCode.SETTINGS, "")
     assert refused.stderr.startswith("my.env:1: expected NAME=VALUE")
+
+
+@pytest.mark.parametrize(
+    ("squeue", "requeued"),
+    [
+        ("echo RUNNING", True),
+        ("echo COMPLETING", False),
+        ("exit 1", True),
+        ("test -e asked && echo COMPLETING || { touch asked; exit 1; }", False),
+    ],
+    ids=["running", "ending", "no answer", "an answer later"],
+)
+def test_the_slurm_script_requeues_unless_slurm_does(sbatch: Sbatch, squeue: str, *, requeued: bool) -> None:
+    """If it failed, a controller that restarts would cost a run, or a cancelled one come back."""
+    ended = sbatch("exit 75", squeue=squeue)
+    assert ended.returncode == ExitCode.INTERRUPTED
+    assert ended.stdout == ("scontrol requeue 7\n" if requeued else "")
+    assert ("interrupted; requeued" in ended.stderr) == requeued
+
+
+def test_the_slurm_script_says_that_it_could_not_requeue(sbatch: Sbatch) -> None:
+    """If it failed, a run that does not come back would be waited for."""
+    ended = sbatch("exit 75", squeue="exit 1", scontrol="exit 1")
+    assert ended.returncode == ExitCode.INTERRUPTED
+    assert "submit it again" in ended.stderr
