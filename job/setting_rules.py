@@ -112,15 +112,6 @@ def _ngrams(settings: "Settings") -> Iterator[str]:
             f"BOW_CHAR_NGRAMS: {settings.char_ngrams} begins above its end; "
             f"set BOW_CHAR_NGRAMS={settings.char_ngrams[::-1]}"
         )
-    for kind, off, on in (("word", "1", "1-2"), ("char", "off", "2-4")):
-        asked = f"{kind}_ngrams"
-        for name in (f"min_{kind}_ngram_count", f"max_{kind}_ngrams"):
-            limit = getattr(settings, name)
-            if getattr(settings, asked) == off and limit != type(settings).model_fields[name].default:
-                yield (
-                    f"{env_name(name)}: {limit} limits n-grams that {env_name(asked)}={off} leaves out; "
-                    f"leave it empty, or set for example {env_name(asked)}={on}"
-                )
 
 
 def _training(settings: "Settings") -> Iterator[str]:

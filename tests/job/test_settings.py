@@ -210,10 +210,6 @@ def test_a_wrong_value_is_answered_with_what_works(name: str, value: str, expect
             "BOW_LABEL_COLUMN",
             {"BOW_TRAIN_DATA": "t.tsv"},
         ),
-        ({"BOW_MAX_WORD_NGRAMS": "9"}, "BOW_MAX_WORD_NGRAMS", {"BOW_WORD_NGRAMS": "1-2"}),
-        ({"BOW_MIN_WORD_NGRAM_COUNT": "3"}, "BOW_MIN_WORD_NGRAM_COUNT", {"BOW_MIN_WORD_NGRAM_COUNT": ""}),
-        ({"BOW_MAX_CHAR_NGRAMS": "9"}, "BOW_MAX_CHAR_NGRAMS", {"BOW_MAX_CHAR_NGRAMS": ""}),
-        ({"BOW_MIN_CHAR_NGRAM_COUNT": "1"}, "BOW_MIN_CHAR_NGRAM_COUNT", {"BOW_CHAR_NGRAMS": "2-4"}),
         ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_SPLIT": "0.1"}),
         ({"BOW_PATIENCE": "3"}, "BOW_PATIENCE", {"BOW_VALIDATION_DATA": "v"}),
         ({"BOW_REQUIRE_GPU": "true", "BOW_DEVICE": "cpu"}, "BOW_DEVICE", {"BOW_DEVICE": "cuda:0"}),
@@ -228,12 +224,6 @@ def test_settings_that_contradict_each_other_are_refused(
     (problem,) = problems_of(**{"BOW_TRAIN_DATA": "x"} | environ)
     assert problem.startswith(f"{variable}: ")
     load_settings({"BOW_TRAIN_DATA": "x"} | environ | remedy)
-
-
-def test_the_default_limit_of_ngrams_may_be_set_without_ngrams() -> None:
-    """If it failed, what `--print-settings` shows could not be set."""
-    environ = {"BOW_TRAIN_DATA": "x", "BOW_MIN_WORD_NGRAM_COUNT": "2", "BOW_MIN_CHAR_NGRAM_COUNT": "2"}
-    assert load_settings(environ) == Settings(train_data="x")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam", "rmsprop"])
@@ -374,8 +364,6 @@ def test_each_settings_advice_can_be_followed() -> None:
         for value in [*(field.examples or []), *([] if field.default in (None, ...) else [field.default])]:
             if not field.is_required():
                 needed = {"BOW_VALIDATION_DATA": "v"} if name == "patience" else {"BOW_TEST_DATA": "t"}
-                if name.startswith("max_") and name.endswith("_ngrams"):
-                    needed |= {"BOW_WORD_NGRAMS": "1-2", "BOW_CHAR_NGRAMS": "2-4"}
                 variable = env_name(name)
                 advice = shown(variable, value)
                 settings = load_settings({"BOW_TRAIN_DATA": "x"} | needed | {variable: advice})
