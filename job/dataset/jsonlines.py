@@ -108,15 +108,9 @@ def _parse_json_lines(lines: list[bytes], numbers: list[int], columns: Columns) 
 
 
 def _parse_object(line: bytes) -> dict[str, Any] | None:
-    """Return the line's JSON object, or None; NaN counts as missing.
-
-    Numbers with a fraction stay text, but that 1.0 is 1: libraries make floats of whole numbers where one is
-    missing.
-    """
+    """Return the line's JSON object, or None; numbers with a fraction stay text, NaN counts as missing."""
     try:
-        row = json.loads(
-            line.decode(), parse_float=lambda text: text.removesuffix(".0"), parse_constant=lambda _: None
-        )
+        row = json.loads(line.decode(), parse_float=str, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

