@@ -29,6 +29,11 @@ FORMAT = 1
 """Goes up whenever older checkpoints cannot be read any more; they are refused then."""
 _FACTS = "bowsprit"
 """The one key of the file's metadata: several are written in random order."""
+_UNREAD = "check the disk and the permissions, and run again; to begin anew, remove it"
+_UNWRITTEN = (
+    "free some space, or name another folder in BOW_CHECKPOINT_DIR. The last checkpoint, where there is one, "
+    "is whole"
+)
 
 
 class _Best(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +87,7 @@ def save(path: Path, state: TrainState, identity: Identity) -> None:
         else _Best(patience=best.patience, epoch=best.epoch, accuracy=best.accuracy),
         crc32=_crc32(tensors),
     )
-    with _storage_errors(path):
+    with _storage_errors(f"{path}: the checkpoint cannot be written", _UNWRITTEN):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(descriptor)
@@ -98,17 +103,21 @@ def save(path: Path, state: TrainState, identity: Identity) -> None:
 def load(path: Path, state: TrainState, identity: Identity) -> bool:
     """Puts what a checkpoint holds into a state that was just begun; returns whether there is one.
 
-    Raises SettingsError where it is of another run, with what differs, or cannot be read.
+    Raises SettingsError where it is of another run, with what differs, or is not whole; PlatformError where
+    it cannot be read, which says nothing of what is in it.
     """
-    if not path.exists():
-        return False
     advice = f"remove it to begin anew ({path}), set another BOW_RUN_NAME, or BOW_OVERWRITE=true"
-    try:
-        with safe_open(str(path), "numpy") as file:
-            facts = msgspec.json.decode((file.metadata() or {}).get(_FACTS, ""), type=_Facts)
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, msgspec.DecodeError, OSError) as error:
-        raise SettingsError(f"{path}: is not a whole checkpoint ({error}); {advice}") from error
+    with _storage_errors(f"{path}: the checkpoint cannot be read", _UNREAD):
+        try:
+            path.open("rb").close()  # safetensors says of all that it cannot open that it is not there
+        except FileNotFoundError:
+            return False
+        try:
+            with safe_open(str(path), "numpy") as file:
+                facts = msgspec.json.decode((file.metadata() or {}).get(_FACTS, ""), type=_Facts)
+                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        except (SafetensorError, msgspec.DecodeError) as error:
+            raise SettingsError(f"{path}: is not a whole checkpoint ({error}); {advice}") from error
     changed = differences(identity.settings, identity.data, facts.settings, facts.data)
     if changed:
         raise SettingsError(
@@ -155,12 +164,8 @@ def _crc32(tensors: Mapping[str, npt.NDArray[np.float32]]) -> int:
 
 
 @contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def _storage_errors(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PlatformError(
-            f"{path}: the checkpoint cannot be written ({reason}); free some space, or name another folder "
-            "in BOW_CHECKPOINT_DIR. The last checkpoint, where there is one, is whole"
-        ) from error
+        raise PlatformError(f"{what} ({getattr(error, 'strerror', None) or error}); {advice}") from error

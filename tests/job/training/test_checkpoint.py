@@ -270,6 +270,28 @@ def test_a_damaged_checkpoint_is_refused(train: Train, ended: Path, damage: str)
         train()
 
 
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(
+    train: Train, ended: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a disk that fails for a moment would cost the work of days, or a retry that helps."""
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "safe_open", broken)
+        with pytest.raises(PlatformError, match=r"night\.checkpoint: .* cannot be read .Input/output error"):
+            train(OVERWRITE="true")
+    aside = ended.rename(ended.with_name("aside"))
+    ended.symlink_to(ended)  # which root cannot open either
+    with pytest.raises(PlatformError, match=r"cannot be read .Too many levels"):
+        train(OVERWRITE="true")
+    aside.replace(ended)
+    with structlog.testing.capture_logs() as logs:
+        train(OVERWRITE="true")
+    assert "resumed" in [each["event"] for each in logs]
+
+
 def test_nothing_of_a_damaged_checkpoint_that_is_removed_stays(train: Train, tmp_path: Path) -> None:
     """If it failed, the best epoch of numbers that nobody learned would be taken for this run's."""
     with pytest.raises(Interrupted):
