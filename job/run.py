@@ -22,6 +22,7 @@ from export.publish import (
     publish,
     staging,
 )
+from export.remote import check_writable
 from job import tutorial
 from job.corpus.memory import give_back_freed_memory, set_up_allocator
 from job.corpus.prepare import Prepared, unseen_labels
@@ -39,7 +40,7 @@ from job.settings import Settings, not_shaping, shaping
 from job.stopping import Stop
 from job.telling.output import Output
 from job.telling.run_record import StageClock
-from job.training import metrics
+from job.training import checkpoint, metrics
 from job.training.defaults import complete
 from job.training.learn import Means, learn
 from serving.bundle import FILES, open_bundle
@@ -47,6 +48,7 @@ from serving.cores import usable_cores
 from serving.errors import PlatformError
 from serving.parity.rungs import Rung, Tolerance, check
 from serving.quality import read_failed_gate
+from serving.storage.store import Store
 from serving.weights import Parameters
 
 
@@ -74,6 +76,11 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
     device = choose_device(settings.device, settings.require_gpu)
     output.device(device, num_threads)
     prepare_folder(place.folder)
+    match settings.checkpoint_dir:
+        case Path() as folder:
+            checkpoint.prepare_folder(folder)
+        case str() as url:
+            check_writable(Store(url))
 
     with clock.stage("read"):
         inputs = read_data(settings, place.folder, num_threads)

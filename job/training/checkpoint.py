@@ -29,6 +29,7 @@ FORMAT = 1
 """Goes up whenever older checkpoints cannot be read any more; they are refused then."""
 _FACTS = "bowsprit"
 """The one key of the file's metadata: several are written in random order."""
+_UNUSABLE = "check the path and the permissions, or name another folder in BOW_CHECKPOINT_DIR"
 _UNREAD = "check the disk and the permissions, and run again; to begin anew, remove it"
 _UNWRITTEN = (
     "free some space, or name another folder in BOW_CHECKPOINT_DIR. The last checkpoint, where there is one, "
@@ -67,6 +68,17 @@ class Identity:
 
     settings: Shaping
     data: Mapping[str, DataRecord]
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes the folder and tries whether it can be written: a signal would be too late to find out.
+
+    Raises PlatformError where it cannot.
+    """
+    with _storage_errors(f"{folder}: no checkpoint can be written there", _UNUSABLE):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def save(path: Path, state: TrainState, identity: Identity) -> None:

@@ -127,11 +127,15 @@ class Checkpoints:
         return self.every > 0 and time.monotonic() - self.last >= max(WORTH_SECONDS, WORTH_RATIO * cost)
 
     def discard(self) -> None:
-        """Removes the checkpoint, once nobody needs it any more."""
+        """Removes the checkpoint, once nobody needs it any more; where that fails, says so."""
         self.stop.saved = None
-        self.path.unlink(missing_ok=True)
-        if self.copy is not None:
-            self.copy.store.delete([self.copy.key])
+        try:
+            self.path.unlink(missing_ok=True)
+            if self.copy is not None:
+                self.copy.store.delete([self.copy.key])
+        except (OSError, PlatformError) as error:
+            advice = "remove it: the next run of this name would go on from it, or be refused"
+            log.warning("checkpoint_not_removed", path=self._shown, reason=str(error), advice=advice)
 
     @property
     def _shown(self) -> str:

@@ -15,7 +15,7 @@ from job.run import run
 from job.stopping import Interrupted, Stop
 from job.telling.output import Output
 from job.training import checkpoints
-from serving.errors import QualityError
+from serving.errors import PlatformError, QualityError
 from serving.storage.store import Store
 from tests.job.test_run import write_tsv
 from tests.job.training.test_checkpoint import ROWS, StopAfter
@@ -64,6 +64,21 @@ def test_a_run_goes_on_from_object_storage_on_another_machine(
     assert resumed["checkpoint"] == store.url_of(key)
     assert id_at(f"{output}/latest") == id_at(f"{undisturbed}/latest") is not None
     assert store.find(key) is None
+
+
+def test_a_store_that_cannot_hold_checkpoints_is_refused_before_anything_is_read(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a run that has published its bundle would end with 74, and each retry again."""
+
+    def refuse(_: MemoryFileSystem, path: str) -> None:
+        raise PermissionError(errno.EACCES, "Access Denied")
+
+    monkeypatch.setattr(MemoryFileSystem, "rm_file", refuse)
+    monkeypatch.setattr("job.run.read_data", None)
+    kept = memory_url()
+    with pytest.raises(PlatformError, match=rf"{kept}/.*deleting there"):
+        train(str(tmp_path / "out"), CHECKPOINT_DIR=kept)
 
 
 def test_a_run_that_is_ended_in_the_export_takes_no_step_on_another_machine(

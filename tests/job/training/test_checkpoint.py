@@ -117,6 +117,35 @@ def test_checkpoints_are_kept_as_often_as_was_asked_for(
     assert steps == []
 
 
+@pytest.mark.parametrize("folder", ["/proc/none", "train.tsv", "train.tsv/below"])
+def test_a_folder_that_cannot_hold_checkpoints_is_refused_before_anything_is_read(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """If it failed, the job would find out at the signal, and lose all that it has learned."""
+    monkeypatch.setattr("job.run.read_data", None)
+    with pytest.raises(PlatformError, match=rf"{folder}: no checkpoint can be written .*BOW_CHECKPOINT_DIR"):
+        train(CHECKPOINT_DIR=tmp_path / folder)
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_told_and_no_error(
+    train: Train, ended: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, a run that has published its bundle would count as failed, and be tried again."""
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == ended:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with structlog.testing.capture_logs() as logs:
+        bundle = train()
+    (said,) = [each for each in logs if each["event"] == "checkpoint_not_removed"]
+    assert (said["path"], said["log_level"]) == (str(ended), "warning")
+    assert (bundle.parent / "latest").resolve() == bundle
+
+
 def test_a_signal_after_the_last_step_keeps_what_was_learned(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
