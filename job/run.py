@@ -58,7 +58,7 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path | 
     stop: what tells whether a signal came, where somebody listens for them.
 
     Raises what the stages raise, each a `BowspritError`, or Interrupted; nothing is published then, but
-    for a QualityError.
+    for a QualityError, or an Interrupted that says so.
     """
     with destination(settings.output_dir, settings.keep_bundles) as place:
         # Everything is made in a folder of this machine, which need not be the one that was asked for.
@@ -105,7 +105,7 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
             ),
         )
         if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
-            judgement = _publish_again(bundle, gate, place, output)
+            judgement = _publish_again(bundle, gate, place, output, stop)
             means.checkpoints.discard()  # a job may have been ended between the two
         else:
             for use, names in unseen_labels(inputs).items():
@@ -164,7 +164,7 @@ def _make(
         (folder / FILES.run).write_bytes(record.to_json())
         summaries = {use: each.summary for use, each in learned.scored.items()}
         seal(folder, parameters, provenance, summaries, rungs, tolerance)
-        bundle, judgement = _publish(folder, run_name, gate, settings, place, output)
+        bundle, judgement = _publish(folder, run_name, gate, settings, place, output, means.checkpoints.stop)
     means.checkpoints.discard()
     return bundle, judgement
 
@@ -233,7 +233,13 @@ def _climb(
 
 
 def _publish(
-    folder: Path, run_name: str, gate: QualityGate, settings: Settings, place: Destination, output: Output
+    folder: Path,
+    run_name: str,
+    gate: QualityGate,
+    settings: Settings,
+    place: Destination,
+    output: Output,
+    stop: Stop,
 ) -> tuple[Path, Judgement]:
     """Publishes a sealed bundle, marked where it does not pass the quality gate."""
     with alone(place.folder):
@@ -244,15 +250,19 @@ def _publish(
         # In object storage a name's bundles are those that passed: no retry moves `latest` to another.
         name = run_name if passed or place.store is None else f"{run_name}.failed"
         overwrite = settings.overwrite or name != run_name
+        stop.saved = f"{place.shown(place.folder / name)} was being published"
         bundle = publish(folder, place.folder, name, overwrite=overwrite, move_latest=passed)
         place.push(bundle.name, overwrite=overwrite, move_latest=passed)
+        _settle("published" if passed else "kept_back", bundle, place, output, stop)
         _retain(bundle, place, output)
     output.judged(judgement)
-    (output.published if passed else output.kept_back)(open_bundle(bundle), place.shown(bundle))
+    (output.published if passed else output.kept_back)(place.shown(bundle))
     return bundle, judgement
 
 
-def _publish_again(bundle: Path, gate: QualityGate, place: Destination, output: Output) -> Judgement:
+def _publish_again(
+    bundle: Path, gate: QualityGate, place: Destination, output: Output, stop: Stop
+) -> Judgement:
     """Takes the last steps of publishing for a bundle that has its name, where a killed job has not.
 
     One that is marked is judged anew, by the limits and the bundle in service of now.
@@ -267,10 +277,17 @@ def _publish_again(bundle: Path, gate: QualityGate, place: Destination, output: 
         if passed:
             point_latest_again(place.folder, bundle.name)
             place.settle(bundle.name)
+        _settle("already_published" if passed else "kept_back", bundle, place, output, stop)
         _retain(bundle, place, output)
     output.judged(judgement)
-    (output.already_published if passed else output.kept_back)(open_bundle(bundle), place.shown(bundle))
+    (output.already_published if passed else output.kept_back)(place.shown(bundle))
     return judgement
+
+
+def _settle(outcome: str, bundle: Path, place: Destination, output: Output, stop: Stop) -> None:
+    """Lets whatever ends the run from here on, a signal for one, be told with the bundle that is there."""
+    output.settled(outcome, open_bundle(bundle))
+    stop.saved = f"{place.shown(bundle)} is {outcome.replace('_', ' ')}"
 
 
 def _retain(bundle: Path, place: Destination, output: Output) -> None:

@@ -25,7 +25,7 @@ class Stop:
         self.signal_name: str | None = None
         """The signal that came, such as `SIGTERM`; None as long as none did."""
         self.saved: str | None = None
-        """What a message says of that from which a next run can go on; None where there is nothing."""
+        """What a message says of the bundle, or of that from which a next run can go on; None for nothing."""
         self._is_deferred = False
         self._taken: set[signal.Signals] = set()
 

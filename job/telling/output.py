@@ -162,27 +162,30 @@ class Output:
         accuracy = None if judgement.summary is None else round(judgement.summary.accuracy, 4)
         log.info("quality_gate", accuracy=accuracy, **baseline, passed=judgement.failed is None)
 
-    def published(self, bundle: Bundle, where: Path | str) -> None:
-        """Where the bundle is: its folder, or its URL."""
-        self._ended("published", bundle)
-        if self.for_people:
-            self._print(f"bundle  {where}\nid      {bundle.bundle_id}\n")
-        else:
-            log.info("published", bundle=str(where), bundle_id=bundle.bundle_id)
+    def settled(self, outcome: str, bundle: Bundle) -> None:
+        """What the run came to, as soon as the bundle has its name; however it ends, it is told with that."""
+        self.facts.outcome, self.facts.bundle_id = outcome, bundle.bundle_id
+        if "test" in bundle.manifest.metrics:
+            self.facts.accuracy = bundle.manifest.metrics["test"].accuracy
 
-    def already_published(self, bundle: Bundle, where: Path | str) -> None:
+    def published(self, where: Path | str) -> None:
+        """Where the bundle is: its folder, or its URL."""
+        if self.for_people:
+            self._print(f"bundle  {where}\nid      {self.facts.bundle_id}\n")
+        else:
+            log.info("published", bundle=str(where), bundle_id=self.facts.bundle_id)
+
+    def already_published(self, where: Path | str) -> None:
         """That there was nothing to do."""
-        self._ended("already_published", bundle)
         advice = "set BOW_OVERWRITE=true to train again"
         if self.for_people:
             self._print(f"{where} is this run's bundle already; {advice}\n")
         else:
             log.info("already_published", bundle=str(where), advice=advice)
 
-    def kept_back(self, bundle: Bundle, where: Path | str) -> None:
+    def kept_back(self, where: Path | str) -> None:
         """Where the bundle is that did not pass; the run's error says why."""
-        self._ended("kept_back", bundle)
-        log.warning("kept_back", bundle=str(where), bundle_id=bundle.bundle_id)
+        log.warning("kept_back", bundle=str(where), bundle_id=self.facts.bundle_id)
 
     def removed(self, names: list[str], keep: int | None) -> None:
         """Which older bundles made way."""
@@ -193,11 +196,6 @@ class Output:
         """Why older bundles are still there."""
         advice = "the new bundle is published; the next run tries again, once the reason is gone"
         log.warning("old_bundles_not_removed", reason=reason, advice=advice)
-
-    def _ended(self, outcome: str, bundle: Bundle) -> None:
-        self.facts.outcome, self.facts.bundle_id = outcome, bundle.bundle_id
-        if "test" in bundle.manifest.metrics:
-            self.facts.accuracy = bundle.manifest.metrics["test"].accuracy
 
     def _print(self, text: str) -> None:
         write(sys.stdout, "\n" + text)

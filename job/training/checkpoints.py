@@ -128,7 +128,6 @@ class Checkpoints:
 
     def discard(self) -> None:
         """Removes the checkpoint, once nobody needs it any more; where that fails, says so."""
-        self.stop.saved = None
         try:
             self.path.unlink(missing_ok=True)
             if self.copy is not None:

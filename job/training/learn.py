@@ -113,6 +113,7 @@ def _no_use_if_diverged(checkpoints: Checkpoints) -> Iterator[None]:
     try:
         yield
     except TrainingError:
+        checkpoints.stop.saved = None
         checkpoints.discard()
         raise
 
