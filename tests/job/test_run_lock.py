@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -39,6 +40,29 @@ def test_the_second_job_of_a_name_is_told_who_holds_it(tmp_path: Path) -> None:
         other.wait()
     with only_job(tmp_path, "night"):
         assert str(os.getpid()) in (tmp_path / ".night.lock").read_text()
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_another_users_job_keeps_others_out_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: bool
+) -> None:
+    """If it failed, two people's jobs of one name would train at once, one of them in vain."""
+    opened = os.open
+
+    def refuse(path: Path, flags: int, *mode: int) -> int:  # a stand-in for a file of another user's
+        if flags & os.O_CREAT or not readable:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *mode)
+
+    with only_job(tmp_path, "night"):
+        monkeypatch.setattr("job.run_lock.os.open", refuse)
+        message = "night: another job is making it" if readable else r"\.night\.lock: .* remove the file"
+        with pytest.raises(PlatformError, match=message), only_job(tmp_path, "night"):
+            pass
+    if readable:  # what a job that was killed has left
+        (tmp_path / ".night.lock").write_text("")
+        with only_job(tmp_path, "night"), pytest.raises(PlatformError), only_job(tmp_path, "night"):
+            pass
 
 
 def test_the_name_is_free_again_afterwards(tmp_path: Path) -> None:
