@@ -1,6 +1,7 @@
 """One run, stage by stage: from settings to a published bundle. The one module that imports `export`."""
 
 import platform
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,7 +93,11 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
         place.pull_latest(whole=settings.max_drop is not None)
     gate = quality_gate(settings, inputs, place.folder / LATEST, num_threads)
     gate.check_latest()
-    with only_job(place.folder, run_name):
+    checkpoints = checkpoints_of(settings, inputs, run_name, stop, folder=place.folder, store=place.store)
+    with ExitStack() as stack:
+        # Runs with other output folders may keep their checkpoints in the same place.
+        for folder in {each.resolve(): each for each in (place.folder, checkpoints.path.parent)}.values():
+            stack.enter_context(only_job(folder, run_name))
         place.pull(run_name)
         bundle = place.folder / run_name
         means = Means(
@@ -100,13 +105,11 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
             num_threads=num_threads,
             scratch=settings.cache_dir,
             for_people=output.for_people,
-            checkpoints=checkpoints_of(
-                settings, inputs, run_name, stop, folder=place.folder, store=place.store
-            ),
+            checkpoints=checkpoints,
         )
         if not settings.overwrite and is_published(bundle, shaping(settings), inputs.records):
             judgement = _publish_again(bundle, gate, place, output, stop)
-            means.checkpoints.discard()  # a job may have been ended between the two
+            checkpoints.discard()  # a job may have been ended between the two
         else:
             for use, names in unseen_labels(inputs).items():
                 output.unseen_labels(use, names)

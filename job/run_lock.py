@@ -14,20 +14,20 @@ from serving.errors import PlatformError
 
 
 @contextmanager
-def only_job(output_dir: Path, run_name: str) -> Iterator[None]:
-    """Holds the name within an output folder; however the process ends, it is free again.
+def only_job(folder: Path, run_name: str) -> Iterator[None]:
+    """Holds the name within a folder of bundles or checkpoints; however the process ends, it is free again.
 
     Raises PlatformError where another job holds it, or may: the file is another user's and cannot be locked.
     On a file system without locks, and in object storage, nobody is kept out; the bundle is whole all the
     same, since it gets its name in one step, and whoever comes second learns then that the name is taken.
     """
-    path = output_dir / f".{run_name}.lock"
+    path = folder / f".{run_name}.lock"
     with contextlib.ExitStack() as stack:
         try:
             descriptor = _locked(path, stack)
         except BlockingIOError:
             raise PlatformError(
-                f"{output_dir / run_name}: another job is making it ({_holder(path)}); wait until it has "
+                f"{folder / run_name}: another job is making it ({_holder(path)}); wait until it has "
                 "ended, or set another BOW_RUN_NAME"
             ) from None
         except OSError as error:

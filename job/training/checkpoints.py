@@ -1,5 +1,6 @@
 """When a run keeps a checkpoint, and where; how a signal ends training."""
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +144,8 @@ class Checkpoints:
     def _fetch(self) -> None:
         """Brings the copy here; what is here already was kept later, and not copied for want of time."""
         for unfinished in self.path.parent.glob(f".{self.path.name}-*"):
-            unfinished.unlink(missing_ok=True)  # of a job that was killed: this one holds the run's name
+            with contextlib.suppress(OSError):
+                unfinished.unlink()  # of a job that was killed: this one holds the name here
         if self.copy is not None and not self.path.exists():
             found = self.copy.store.find(self.copy.key)
             if found is not None:

@@ -13,6 +13,7 @@ import structlog
 
 from job.environment import load_settings
 from job.run import run
+from job.run_lock import only_job
 from job.stopping import Interrupted, Stop
 from job.telling.output import Output
 from job.training import checkpoint, checkpoints
@@ -115,6 +116,21 @@ def test_checkpoints_are_kept_as_often_as_was_asked_for(
     train("never", CHECKPOINT_EVERY=0)
     train("seldom", CHECKPOINT_EVERY=3600)
     assert steps == []
+
+
+def test_a_shared_folder_of_checkpoints_has_one_job_of_a_name(train: Train, tmp_path: Path) -> None:
+    """If it failed, a job would remove what another one of that name is writing, which then fails."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    unfinished = kept / ".night.checkpoint-of-another"
+    unfinished.touch()
+    with only_job(kept, "night"), pytest.raises(PlatformError, match="kept/night: another job is making it"):
+        train("mine", CHECKPOINT_DIR=kept)
+    assert unfinished.exists()
+    train("mine", CHECKPOINT_DIR=kept)  # what is there now is of a job that was killed
+    assert list(kept.iterdir()) == []
+    train("same", CHECKPOINT_DIR=tmp_path / "mine" / ".." / "same")
+    assert sorted(path.name for path in (tmp_path / "same").iterdir()) == ["latest", "night"]
 
 
 @pytest.mark.parametrize("folder", ["/proc/none", "train.tsv", "train.tsv/below"])
