@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export import remote, remote_retention, retention
 from export.committed import committed_keys
-from export.publish import LATEST
+from export.publish import LATEST, storage_errors
 from serving.bundle import FILES
 from serving.errors import PlatformError
 from serving.storage.published import Pointer, current, read_latest, temporary_folder
@@ -66,8 +66,6 @@ class Destination:
         """Publishes the bundle of the folder that has this name."""
         if self.store is not None:
             remote.push(self.store, self.folder / run, run, overwrite=overwrite, move_latest=move_latest)
-            if not (self.folder / _rejected(run)).exists():
-                self.store.delete([_rejected(run)])
 
     def remove_old(self, bundle: Path) -> list[str]:
         """Removes old bundles, now that this one is published; returns their names.
@@ -86,6 +84,17 @@ class Destination:
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 self.store.get(f"{pointer.bundle}/{name}", folder / name)
+
+    def rejected_list(self, run: str | None) -> Path:
+        """Where a run lists its rejected rows; None for one whose data will give it a name."""
+        return self.folder / f"{run or 'run'}.rejected.jsonl"
+
+    def remove_list(self, path: Path) -> None:
+        """Removes a list that an earlier run left. Raises PlatformError."""
+        with storage_errors(self.folder):
+            path.unlink(missing_ok=True)
+        if self.store is not None:
+            self.store.delete([path.name])
 
     def push_lists(self) -> None:
         """Copies the files beside the bundles, such as the lists of rejected rows."""
@@ -122,7 +131,3 @@ def destination(location: Path | str, keep: int | None = None) -> Iterator[Desti
                     error.add_note(f"What the run listed could not be copied: {another}")
                 raise
             place.push_lists()
-
-
-def _rejected(run: str) -> str:
-    return f"{run}.rejected.jsonl"

@@ -9,7 +9,7 @@ from job.features.specification import feature_spec
 from job.fetch import fetched
 from job.inputs import Inputs, read_inputs
 from job.settings import Settings, shaping
-from job.telling.output import Output
+from serving.errors import PlatformError
 
 
 def data_specs(settings: Settings) -> dict[str, DataSpec]:
@@ -33,10 +33,10 @@ def data_specs(settings: Settings) -> dict[str, DataSpec]:
     }
 
 
-def read_data(settings: Settings, folder: Path, num_threads: int) -> Inputs:
+def read_data(settings: Settings, rejected: Path, num_threads: int) -> Inputs:
     """Reads the data, fetched where it is named by URLs.
 
-    Where too many rows are bad, lists them in the folder before it raises what `read_inputs` raises.
+    Where too many rows are bad, lists them in `rejected` before it raises what `read_inputs` raises.
     """
     try:
         with fetched(data_specs(settings), settings.cache_dir) as at_hand:
@@ -50,11 +50,12 @@ def read_data(settings: Settings, folder: Path, num_threads: int) -> Inputs:
                 cache=None if settings.cache_dir is None else Cache(settings.cache_dir),
             )
     except TooManyRejected as error:
-        # The run has no name yet where its name comes from the data.
-        path = folder / f"{settings.run_name or 'run'}.rejected.jsonl"
         if len(error.rejected):
-            error.rejected.write(path)
-            error.add_note(f"The rejected rows are listed in {path}")
+            try:
+                error.rejected.write(rejected)
+                error.add_note(f"{error.rejected.listed} rejected rows are listed in {rejected}")
+            except PlatformError as another:  # which a retry elsewhere helps, and the data not
+                error.add_note(str(another))
         raise
 
 
@@ -69,12 +70,3 @@ def test_data(settings: Settings, inputs: Inputs, num_threads: int) -> TestData 
         cache_dir=settings.cache_dir,
         num_threads=num_threads,
     )
-
-
-def list_rejected(inputs: Inputs, path: Path, shown: Path | str, output: Output) -> None:
-    """Lists the rejected rows beside the bundle; a list that an earlier run left there goes."""
-    if len(inputs.rejected):
-        inputs.rejected.write(path)
-        output.rejected(len(inputs.rejected), shown)
-    else:
-        path.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from job.identity import Shaping, default_name, is_published
 from job.inputs import Inputs
 from job.model import BowClassifier
 from job.quality import Judgement, QualityGate, quality_error
-from job.read import list_rejected, read_data
+from job.read import read_data
 from job.record import run_record
 from job.run_lock import only_job
 from job.settings import Settings, not_shaping, shaping
@@ -84,7 +84,10 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
             check_writable(Store(url))
 
     with clock.stage("read"):
-        inputs = read_data(settings, place.folder, num_threads)
+        rejected = place.rejected_list(settings.run_name)
+        inputs = read_data(settings, rejected, num_threads)
+    if settings.run_name is None:
+        place.remove_list(rejected)  # of data that has been mended
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)
@@ -113,8 +116,7 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
         else:
             for use, names in unseen_labels(inputs).items():
                 output.unseen_labels(use, names)
-            rejected = place.folder / f"{run_name}.rejected.jsonl"
-            list_rejected(inputs, rejected, place.shown(rejected), output)
+            _list_rejected(inputs, run_name, place, output)
             bundle, judgement = _make(settings, asked, inputs, run_name, means, clock, gate, place, output)
     if judgement.failed is not None:
         raise quality_error(judgement.failed, bundle, gate.latest)
@@ -186,6 +188,16 @@ def _complete(settings: Settings, inputs: Inputs, output: Output) -> Settings:
     if completed != settings:
         output.learning_plan(completed, num_rows)
     return completed
+
+
+def _list_rejected(inputs: Inputs, run_name: str, place: Destination, output: Output) -> None:
+    """Lists the rejected rows beside the bundle; a list that an earlier run left there goes."""
+    path = place.rejected_list(run_name)
+    if len(inputs.rejected):
+        inputs.rejected.write(path)
+        output.rejected(inputs.rejected, place.shown(path))
+    else:
+        place.remove_list(path)
 
 
 def _parameters(model: BowClassifier, prepared: Prepared, inputs: Inputs) -> Parameters:

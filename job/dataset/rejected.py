@@ -1,6 +1,7 @@
 """Rows that could not be used: counted by reason, kept with file and line, written for the user."""
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ class RejectedRows:
     def __len__(self) -> int:
         return self.counts.total()
 
+    @property
+    def listed(self) -> str:
+        """Which of them `write` lists, in words: `The`, or `The first 100,000`."""
+        return "The" if len(self.details) == len(self) else f"The first {len(self.details):,}"
+
     def add(self, file: str, rows: Iterable[tuple[int, str]]) -> None:
         """Add a file's next rows, each a line number and a reason."""
         for line, reason in rows:
@@ -64,14 +70,15 @@ class RejectedRows:
         Raises:
             PlatformError: the file cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")  # jobs without a name share the list's
         try:
             with temporary.open("w", encoding="ascii") as file:
                 for row in self.details:
                     file.write(json.dumps({"file": row.file, "line": row.line, "reason": row.reason}) + "\n")
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise PlatformError(
                 f"{path}: the rejected rows cannot be written ({error.strerror}); check space and permissions"
             ) from error
+        finally:
+            temporary.unlink(missing_ok=True)

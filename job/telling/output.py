@@ -8,6 +8,7 @@ import structlog
 
 from job import tutorial
 from job.corpus.prepare import Prepared
+from job.dataset import RejectedRows
 from job.device import Device
 from job.inputs import Inputs
 from job.log import name_run, write
@@ -71,9 +72,10 @@ class Output:
             optimizer=settings.optimizer,
         )
 
-    def rejected(self, number: int, path: Path | str) -> None:
-        """Where the rejected rows are listed."""
-        log.warning("rows_rejected", rows=number, listed_in=str(path))
+    def rejected(self, rejected: RejectedRows, path: Path | str) -> None:
+        """Where the rejected rows are listed, and how many of them."""
+        num_listed = len(rejected.details)
+        log.warning("rows_rejected", rows=len(rejected), listed=num_listed, listed_in=str(path))
 
     def unseen_labels(self, use: str, names: list[str]) -> None:
         """Labels that the training data lacks: rows that have them count as wrong."""

@@ -218,6 +218,9 @@ def test_too_many_rejected_rows_publish_nothing_but_the_list(url: str, temporary
     assert problem.value.__notes__ == [f"The rejected rows are listed in {url}/out/run.rejected.jsonl"]
     assert [each.key for each in Store(f"{url}/out").under()] == ["run.rejected.jsonl"]
     assert list(temporary.iterdir()) == []
+    Store(url).write("train.tsv", TSV)
+    train(f"{url}/train.tsv", f"{url}/out")  # whose list would have that name too
+    assert Store(f"{url}/out").read("run.rejected.jsonl") is None
 
 
 def test_a_folder_can_be_named_by_a_file_url(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
 from job import log
+from job.dataset import rejected
 from job.environment import load_settings
 from job.run import run
 from job.telling.output import Output
@@ -166,6 +168,43 @@ def test_too_many_rejected_rows_publish_nothing_but_the_list(tmp_path: Path, dat
     with pytest.raises(DataError, match="BOW_MAX_REJECTED"):
         train(tmp_path / "out", data, run_name="tickets")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tickets.rejected.jsonl"]
+
+
+def test_the_list_of_a_run_without_a_name_goes_once_its_data_is_mended(tmp_path: Path, data: Path) -> None:
+    """If it failed, who looks after the job would mend rows that were mended long ago."""
+    good, listed = data.read_text(), tmp_path / "out" / "run.rejected.jsonl"
+    data.write_text(good + "no label\t\n" * 10)
+    with pytest.raises(DataError):
+        train(tmp_path / "out", data)
+    assert listed.exists()
+    data.write_text(good)
+    train(tmp_path / "out", data)
+    assert not listed.exists()
+
+
+def test_bad_data_is_bad_data_also_where_its_rows_cannot_be_listed(tmp_path: Path, data: Path) -> None:
+    """If it failed, a full disk would let the scheduler try the same bad rows again and again."""
+    (tmp_path / "out" / "run.rejected.jsonl").mkdir(parents=True)
+    data.write_text(data.read_text() + "no label\t\n" * 10)
+    with pytest.raises(DataError, match="BOW_MAX_REJECTED") as problem:
+        train(tmp_path / "out", data)
+    assert "run.rejected.jsonl: the rejected rows cannot be written" in problem.value.__notes__[0]
+
+
+def test_a_list_that_is_cut_is_said_to_be(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, the rows of the list would be mended, and the rest stay bad unnoticed."""
+    monkeypatch.setattr(rejected, "MAX_DETAILS", 3)
+    data.write_text(data.read_text() + "no label\t\n" * 10)
+    with pytest.raises(DataError) as problem:
+        train(tmp_path / "out", data, run_name="tickets")
+    listed = tmp_path / "out" / "tickets.rejected.jsonl"
+    assert problem.value.__notes__ == [f"The first 3 rejected rows are listed in {listed}"]
+    with structlog.testing.capture_logs() as logs:
+        train(tmp_path / "out", data, run_name="tickets", max_rejected=1)
+    (said,) = [each for each in logs if each["event"] == "rows_rejected"]
+    assert (said["rows"], said["listed"]) == (10, 3)
 
 
 def test_a_failed_gate_publishes_nothing(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,25 @@ def test_rows_are_written_as_json_lines_over_an_earlier_file(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_jobs_may_write_one_list_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without a name share a list; one would end with the other's half, or blame the disk."""
+    mine, others = RejectedRows(), RejectedRows()
+    mine.add("mine", [(1, "no label")])
+    others.add("others", [(2, "no text")])
+    path, dumps = tmp_path / "run.rejected.jsonl", json.dumps
+
+    def meanwhile(row: object) -> str:
+        monkeypatch.undo()
+        others.write(path)
+        assert json.loads(path.read_text())["file"] == "others"
+        return dumps(row)
+
+    monkeypatch.setattr(json, "dumps", meanwhile)
+    mine.write(path)
+    assert json.loads(path.read_text())["file"] == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     """Half a file would look like a complete list."""
     rows = RejectedRows()
