@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from job.telling.run_record import RunRecord
+from job.run_record import RunRecord
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,6 +1,5 @@
 """The bundle in service and its accuracy on this run's test data: what a new model is compared with."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 from job import tutorial
 from job.dataset import DataSpec, Rows, read
 from job.fetch import fetched
+from job.identity import SettingValues
 from serving.bundle import FILES, Bundle, DataRecord, check_files, open_bundle
 from serving.errors import ArtifactError, DataError
 from serving.session import TextModel
@@ -29,7 +29,7 @@ class TestData:
     """None is the tutorial's test sentences."""
     record: DataRecord
     """What the manifest says of it."""
-    settings: Mapping[str, str | int | float | bool | None]
+    settings: SettingValues
     """Those that shape the model."""
     cache_dir: Path | None
     """Where copies of objects are kept."""

@@ -9,16 +9,17 @@ import msgspec
 from serving.bundle import DataRecord, open_bundle
 from serving.errors import ArtifactError, SettingsError
 
-Shaping = Mapping[str, str | int | float | bool | None]
+SettingValues = Mapping[str, str | int | float | bool | None]
+"""Values of settings by their names."""
 
 
-def default_name(shaping: Shaping, data: Mapping[str, DataRecord]) -> str:
+def default_name(shaping: SettingValues, data: Mapping[str, DataRecord]) -> str:
     """The name of a run that was not given one: `run-` and twelve hexadecimal digits."""
     identity = msgspec.json.encode([shaping, data], order="deterministic")
     return f"run-{hashlib.sha256(identity).hexdigest()[:12]}"
 
 
-def is_published(path: Path, shaping: Shaping, data: Mapping[str, DataRecord]) -> bool:
+def is_published(path: Path, shaping: SettingValues, data: Mapping[str, DataRecord]) -> bool:
     """Whether the bundle of this very run is at `path` already.
 
     Raises SettingsError where something else is there.
@@ -42,9 +43,9 @@ def is_published(path: Path, shaping: Shaping, data: Mapping[str, DataRecord]) -
 
 
 def differences(
-    settings: Shaping,
+    settings: SettingValues,
     data: Mapping[str, DataRecord],
-    other_settings: Shaping,
+    other_settings: SettingValues,
     other_data: Mapping[str, DataRecord],
 ) -> list[str]:
     """The names of what differs between two runs: settings that shape the model, and data sets."""

@@ -30,17 +30,17 @@ from job.corpus.prepare import Prepared, unseen_labels
 from job.device import Device, choose_device, device_errors
 from job.features.specification import feature_spec
 from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
-from job.identity import Shaping, default_name, is_published
+from job.identity import SettingValues, default_name, is_published
 from job.inputs import Inputs
 from job.model import BowClassifier
 from job.quality import Judgement, QualityGate, quality_error
 from job.read import read_data
-from job.record import run_record
 from job.run_lock import only_job
+from job.run_record import run_record
 from job.settings import Settings, not_shaping, shaping
+from job.stages import StageClock
 from job.stopping import Stop
 from job.telling.output import Output
-from job.telling.run_record import StageClock
 from job.training import checkpoint, metrics
 from job.training.defaults import complete
 from job.training.learn import Means, learn
@@ -67,7 +67,7 @@ def run(settings: Settings, output: Output, stop: Stop | None = None) -> Path | 
         return place.shown(_run(here, not_shaping(settings), place, output, stop or Stop()))
 
 
-def _run(settings: Settings, asked: Shaping, place: Destination, output: Output, stop: Stop) -> Path:
+def _run(settings: Settings, asked: SettingValues, place: Destination, output: Output, stop: Stop) -> Path:
     """The bundle in the folder of `place`; `asked` is what run.json says of the settings."""
     clock = StageClock()
     if settings.run_name is not None:
@@ -125,7 +125,7 @@ def _run(settings: Settings, asked: Shaping, place: Destination, output: Output,
 
 def _make(
     settings: Settings,
-    asked: Shaping,
+    asked: SettingValues,
     inputs: Inputs,
     run_name: str,
     means: Means,

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from job.identity import Shaping, differences
+from job.identity import SettingValues, differences
 from job.training.patience import Best
 from job.training.train_state import EpochResult, TrainState
 from serving.bundle import DataRecord
@@ -66,7 +66,7 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True):
 class Identity:
     """Which run a checkpoint is of."""
 
-    settings: Shaping
+    settings: SettingValues
     data: Mapping[str, DataRecord]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from job.corpus.corpus import Corpus
 from job.device import Device, device_errors
 from job.model import BowClassifier
-from job.telling.run_record import StageClock
+from job.stages import StageClock
 from job.training import metrics
 from job.training.batch import PackedBatch
 from job.training.batch_stores import kept

@@ -12,7 +12,8 @@ import pytest
 from benchmarks import __main__ as benchmark
 from benchmarks import convert, corpus, process, profile, report
 from benchmarks.task import Task
-from job.telling.run_record import EpochRecord, RunRecord, StageRecord
+from job.run_record import EpochRecord, RunRecord
+from job.stages import StageRecord
 
 ROOT = Path(__file__).parents[2]
 

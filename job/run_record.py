@@ -1,23 +1,16 @@
-"""`run.json`: what differs from run to run, and where a run's time went."""
+"""`run.json`: what differs from run to run, from what the stages returned."""
 
-import contextlib
 import platform
 import socket
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import msgspec
 
 from job.corpus.memory import peak_memory
-
-
-class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage of a run."""
-
-    seconds: float
-    peak_memory: int
-    """The most bytes of memory that the process had held when the stage ended."""
+from job.corpus.prepare import Prepared
+from job.device import peak_device_memory
+from job.identity import SettingValues
+from job.stages import StageClock, StageRecord
+from job.training.learn import Learned, Means
 
 
 class EpochRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,27 +61,33 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
-class StageClock:
-    """Measures the stages of a run."""
-
-    def __init__(self) -> None:
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.stages: dict[str, StageRecord] = {}
-        self._start = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Since the run began."""
-        return time.perf_counter() - self._start
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measures what runs inside."""
-        start = time.perf_counter()
-        yield
-        self.stages[name] = StageRecord(
-            seconds=round(time.perf_counter() - start, 6), peak_memory=peak_memory()
-        )
+def run_record(
+    asked: SettingValues, clock: StageClock, means: Means, prepared: Prepared, learned: Learned
+) -> RunRecord:
+    """What `run.json` says; `asked` are the settings that do not shape the model, as they were given."""
+    device, tokens = means.device, learned.share * learned.num_tokens * len(learned.epochs)
+    return RunRecord(
+        started=clock.started,
+        seconds=clock.seconds,
+        **host_facts(),
+        device=str(device.torch_device),
+        device_name=device.description,
+        device_requested=device.requested,
+        device_reason=device.reason,
+        num_threads=means.num_threads,
+        settings=dict(asked),
+        num_rows=prepared.corpora["train"].num_rows,
+        num_tokens=learned.num_tokens,
+        tokens_per_second=tokens / clock.stages["train"].seconds,
+        epochs=[
+            EpochRecord(loss=epoch.loss, validation_accuracy=epoch.validation_accuracy)
+            for epoch in learned.epochs
+        ],
+        best_epoch=learned.best_epoch,
+        stages=clock.stages,
+        peak_memory=peak_memory(),
+        peak_device_memory=peak_device_memory(device),
+    )
 
 
 def host_facts() -> dict[str, str]:
