@@ -7,7 +7,7 @@ records    where records begin and end
 columns    which columns hold texts, labels and weights, and which rows are good
 weights    what stands in a column of weights, as numbers
 rejected   the rows that could not be used
-read       all of it together, in threads
+reading    all of it together, in threads
 """
 
 from job.dataset.reading import DataSpec, Rows, Summary, TooManyRejected, check_share, read
