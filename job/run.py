@@ -15,6 +15,7 @@ from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
 from export.publish import (
+    FAILED,
     LATEST,
     alone,
     is_newer_than_latest,
@@ -263,7 +264,7 @@ def _publish(
         if judgement.failed is not None:
             (folder / FILES.failed_gate).write_bytes(judgement.failed.to_json())
         # In object storage a name's bundles are those that passed: no retry moves `latest` to another.
-        name = run_name if passed or place.store is None else f"{run_name}.failed"
+        name = run_name if passed or place.store is None else f"{run_name}{FAILED}"
         overwrite = settings.overwrite or name != run_name
         stop.saved = f"{place.shown(place.folder / name)} was being published"
         bundle = publish(folder, place.folder, name, overwrite=overwrite, move_latest=passed)

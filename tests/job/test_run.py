@@ -15,7 +15,7 @@ from job.environment import load_settings
 from job.run import run
 from job.telling.output import Output
 from serving.bundle import FILES, open_bundle
-from serving.errors import DataError, ParityError, SettingsError, TrainingError
+from serving.errors import DataError, ParityError, PlatformError, SettingsError, TrainingError
 from serving.parity.rungs import check
 from serving.parity.verify import verify
 
@@ -189,6 +189,13 @@ def test_bad_data_is_bad_data_also_where_its_rows_cannot_be_listed(tmp_path: Pat
     with pytest.raises(DataError, match="BOW_MAX_REJECTED") as problem:
         train(tmp_path / "out", data)
     assert "run.rejected.jsonl: the rejected rows cannot be written" in problem.value.__notes__[0]
+
+
+def test_a_bundle_that_has_the_name_of_the_list_is_an_error_that_says_so(tmp_path: Path, data: Path) -> None:
+    """If it failed, a bundle of an odd name would look like a bug of ours to the next run."""
+    (tmp_path / "out" / "tickets.rejected.jsonl").mkdir(parents=True)
+    with pytest.raises(PlatformError, match=r"tickets\.rejected\.jsonl: .*directory"):
+        train(tmp_path / "out", data, run_name="tickets")
 
 
 def test_a_list_that_is_cut_is_said_to_be(
