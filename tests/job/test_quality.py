@@ -158,6 +158,18 @@ def test_on_other_rows_the_bundle_in_service_is_scored_anew(folder: Path) -> Non
     assert baseline_of(bundle, tutorial) == Baseline(run="old", accuracy=0, scored_anew=True)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"), [("data_format", "tsv"), ("text_column", "text"), ("label_column", "label")]
+)
+def test_rows_that_are_read_in_another_way_are_other_rows(folder: Path, setting: str, value: str) -> None:
+    """If it failed, two models would be compared on different columns of the same file."""
+    bundle = open_latest(folder / "latest")
+    assert bundle is not None
+    test = read_from(folder, "test.tsv")
+    test = replace(test, settings={**test.settings, setting: value})
+    assert baseline_of(bundle, test) == Baseline(run="old", accuracy=0.75, scored_anew=True)
+
+
 def test_test_data_that_changed_meanwhile_is_an_error(folder: Path) -> None:
     """If it failed, two models would be compared on different rows."""
     bundle = open_latest(folder / "latest")
