@@ -6,6 +6,7 @@ with the same bytes as one that was never interrupted.
 
 import contextlib
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -99,17 +100,33 @@ def save(path: Path, state: TrainState, identity: Identity) -> None:
         else _Best(patience=best.patience, epoch=best.epoch, accuracy=best.accuracy),
         crc32=_crc32(tensors),
     )
+    with unfinished(path) as file:
+        save_file(tensors, file, {_FACTS: msgspec.json.encode(facts).decode()})
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        file.replace(path)
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Where to write what is then to get the name `path`: in a folder of its own beside it, gone at the end.
+
+    safetensors writes to a name of its own choice there first. Raises PlatformError.
+    """
     with _storage_errors(f"{path}: the checkpoint cannot be written", _UNWRITTEN):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(descriptor)
-        try:
-            save_file(tensors, unfinished, {_FACTS: msgspec.json.encode(facts).decode()})
-            with open(unfinished, "rb") as file:  # noqa: PTH123 - mkstemp's own kind of path
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)  # noqa: PTH105 - the same
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_unfinished(path), dir=path.parent) as folder:
+            yield Path(folder) / path.name
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what killed jobs left; call it where no other job writes `path`."""
+    for folder in path.parent.glob(f"{_unfinished(path)}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unfinished(path: Path) -> str:
+    return f".{path.name}-"
 
 
 def load(path: Path, state: TrainState, identity: Identity) -> bool:

@@ -1,6 +1,5 @@
 """When a run keeps a checkpoint, and where; how a signal ends training."""
 
-import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,16 +142,13 @@ class Checkpoints:
 
     def _fetch(self) -> None:
         """Brings the copy here; what is here already was kept later, and not copied for want of time."""
-        for unfinished in self.path.parent.glob(f".{self.path.name}-*"):
-            with contextlib.suppress(OSError):
-                unfinished.unlink()  # of a job that was killed: this one holds the name here
+        checkpoint.remove_unfinished(self.path)  # this job holds the name
         if self.copy is not None and not self.path.exists():
             found = self.copy.store.find(self.copy.key)
             if found is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = self.path.with_name(f".{self.path.name}-fetched")
-                self.copy.store.get(self.copy.key, unfinished, size=found.size)
-                unfinished.replace(self.path)
+                with checkpoint.unfinished(self.path) as file:
+                    self.copy.store.get(self.copy.key, file, size=found.size)
+                    file.replace(self.path)
 
     def _upload(self) -> bool:
         """Copies the file; returns whether it did: not where a signal came and the time left is too short."""

@@ -123,7 +123,8 @@ def test_a_shared_folder_of_checkpoints_has_one_job_of_a_name(train: Train, tmp_
     kept = tmp_path / "kept"
     kept.mkdir()
     unfinished = kept / ".night.checkpoint-of-another"
-    unfinished.touch()
+    unfinished.mkdir()
+    (unfinished / ".tmp123456").touch()
     with only_job(kept, "night"), pytest.raises(PlatformError, match="kept/night: another job is making it"):
         train("mine", CHECKPOINT_DIR=kept)
     assert unfinished.exists()
@@ -375,6 +376,26 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         train(CHECKPOINT_EVERY=1e-9)
     assert ended.read_bytes() == before
     assert [path.name for path in ended.parent.iterdir()] == [ended.name]
+
+
+def test_what_a_killed_job_was_writing_is_in_a_folder_that_the_next_one_removes(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it failed, each job that is killed while it writes would leave a file as large as a checkpoint."""
+    written: list[Path] = []
+
+    def killed(_tensors: object, path: Path, _facts: object) -> None:
+        written.append(path.with_name(".tmp123456"))  # safetensors' own kind of name
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(CHECKPOINT_EVERY=1e-9)
+    monkeypatch.undo()
+    written[0].parent.mkdir()  # a job that is killed removes nothing
+    written[0].touch()
+    train()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["latest", "night"]
 
 
 def test_a_grace_period_that_is_too_short_is_warned_of(train: Train) -> None:
