@@ -62,7 +62,8 @@ class Settings(BaseSettings):
 
     max_rejected: Share = 0.01
     """The share of rows that may be unusable (no label, invalid UTF-8) before the job refuses the data.
-    Rejected rows are listed beside the bundle, in <run name>.rejected.jsonl."""
+    Rejected rows are listed beside the bundle, in <run name>.rejected.jsonl, the first 100,000 of them; where
+    the job refuses the data and BOW_RUN_NAME is not set, in run.rejected.jsonl."""
 
     cache_dir: LocalPath | None = Field(default=None, examples=["cache"])
     """A folder that keeps the data sets as they were read, so that the next run with the same, unchanged
