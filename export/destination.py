@@ -57,6 +57,14 @@ class Destination:
                 (self.folder / LATEST).symlink_to(folder)
                 break
 
+    def latest(self) -> str | None:
+        """The run whose bundle `latest` names there; None where there is none."""
+        if self.store is not None:
+            pointer = read_latest(self.store)
+            return None if pointer is None else pointer.run
+        link = self.folder / LATEST
+        return link.resolve().name if link.exists() else None
+
     def settle(self, run: str) -> None:
         """Takes the last steps of publishing for a bundle that is published already."""
         if self.store is not None:

@@ -81,7 +81,6 @@ def read_inputs(
     for data in data_sets.values():
         rejected.update(data.rejected)
     records = {use: data.record for use, data in data_sets.items()}
-    train = data_sets["train"].corpus
     fixed = tutorial.vocabulary() if is_tutorial else None
     if vocabulary_file is not None:
         fixed, records["vocabulary"] = read_vocabulary(vocabulary_file, features)
@@ -90,7 +89,7 @@ def read_inputs(
         samples={use: data.sample for use, data in data_sets.items()},
         records=records,
         rejected=rejected,
-        label_names=list(tutorial.LABELS) if is_tutorial else _labels(train, specs["train"]),
+        label_names=list(tutorial.LABELS) if is_tutorial else _labels(data_sets["train"], specs["train"]),
         fixed_vocabulary=fixed,
         is_tutorial=is_tutorial,
         cached=frozenset(cached),
@@ -152,13 +151,14 @@ def _fill(
     return read(spec, tokenized, take, num_threads=num_threads, max_rejected=max_rejected)
 
 
-def _labels(train: RawCorpus, spec: DataSpec) -> list[str]:
-    names = sorted(train.label_names)
+def _labels(train: DataSet, spec: DataSpec) -> list[str]:
+    names = sorted(train.corpus.label_names)
     if len(names) < 2:
+        rejected = f" ({len(train.rejected):,} more were rejected)" if len(train.rejected) else ""
         raise DataError(
             f"{spec.setting}={spec.location}: expected at least two labels, found only {names[0]!r} in "
-            f"{train.num_rows:,} rows; add rows with other labels, or name the column that holds the labels "
-            "in BOW_LABEL_COLUMN"
+            f"{train.corpus.num_rows:,} rows{rejected}; add rows with other labels, or name the column that "
+            "holds the labels in BOW_LABEL_COLUMN"
         )
     return names
 

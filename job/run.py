@@ -25,9 +25,9 @@ from export.publish import (
     staging,
 )
 from export.remote import check_writable
-from job import tutorial
+from job import labels, tutorial
 from job.corpus.memory import give_back_freed_memory, set_up_allocator
-from job.corpus.prepare import Prepared, unseen_labels
+from job.corpus.prepare import Prepared
 from job.device import Device, choose_device, device_errors
 from job.features.specification import feature_spec
 from job.from_settings import checkpoints_of, how_to_learn, initial_model, prepare_rows, quality_gate
@@ -115,8 +115,7 @@ def _run(settings: Settings, asked: SettingValues, place: Destination, output: O
             judgement = _publish_again(bundle, gate, place, output, stop)
             checkpoints.discard()  # a job may have been ended between the two
         else:
-            for use, names in unseen_labels(inputs).items():
-                output.unseen_labels(use, names)
+            _look_at_labels(inputs, output)
             _list_rejected(inputs, run_name, place, output)
             bundle, judgement = _make(settings, asked, inputs, run_name, means, clock, gate, place, output)
     if judgement.failed is not None:
@@ -189,6 +188,13 @@ def _complete(settings: Settings, inputs: Inputs, output: Output) -> Settings:
     if completed != settings:
         output.learning_plan(completed, num_rows)
     return completed
+
+
+def _look_at_labels(inputs: Inputs, output: Output) -> None:
+    for use, names in labels.unseen(inputs).items():
+        output.unseen_labels(use, names)
+    if groups := labels.alike(inputs.label_names):
+        output.labels_alike(groups)
 
 
 def _list_rejected(inputs: Inputs, run_name: str, place: Destination, output: Output) -> None:
@@ -296,7 +302,10 @@ def _publish_again(
         _settle("already_published" if passed else "kept_back", bundle, place, output, stop)
         _retain(bundle, place, output)
     output.judged(judgement)
-    (output.already_published if passed else output.kept_back)(place.shown(bundle))
+    if passed:
+        output.already_published(place.shown(bundle), latest=place.latest())
+    else:
+        output.kept_back(place.shown(bundle))
     return judgement
 
 

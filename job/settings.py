@@ -92,7 +92,7 @@ class Settings(BaseSettings):
 
     overwrite: bool = False
     """Train again and replace a bundle of the same name. Otherwise a run that has its bundle already ends at
-    once, and a bundle of another run is an error."""
+    once, without proving it again, and a bundle of another run is an error."""
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda|cuda:[0-9]{1,3})$"), Form("cpu, cuda or cuda:N")] = (
         "cuda:0"
@@ -248,8 +248,8 @@ class Settings(BaseSettings):
         OnlyLocal,
         Form("a path that ends in .prom, in UTF-8 and not a URL"),
     ] = None
-    """A file for Prometheus' textfile collector, replaced when the job ends, also when it fails. Its name
-    without `.prom` is the label `model`, so one for each scheduled job."""
+    """A file for Prometheus' textfile collector, in a folder that is there, replaced when the job ends, also
+    when it fails. Its name without `.prom` is the label `model`, so one for each scheduled job."""
 
     termination_log: LocalPath = Path("/dev/termination-log")
     """Where the run's result goes as one JSON line of at most 4096 bytes, if there is such a file:

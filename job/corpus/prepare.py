@@ -81,8 +81,9 @@ def prepare(
         column = "name the column that holds the texts in BOW_TEXT_COLUMN"
         if limits.tokens.min_count == 1:
             raise DataError(
-                f"the training data has no word, or none of at most {MAX_TOKEN_BYTES:,} bytes "
-                f"(BOW_TOKENIZER={spec.tokenizer}); {column}, or choose another tokenizer"
+                "the training data has no word that occurs at least once and has at most "
+                f"{MAX_TOKEN_BYTES:,} bytes (BOW_TOKENIZER={spec.tokenizer}); {column}, or choose another "
+                "tokenizer"
             )
         raise DataError(
             f"the training data has no word that occurs at least {limits.tokens.min_count} times "
@@ -133,16 +134,6 @@ def choose_features(train: RawCorpus, spec: FeatureSpec, limits: FeatureLimits) 
     if spec.char_ngrams is not None:
         more.append(char_ngrams(train, *spec.char_ngrams, limits.char_ngrams))
     return Vocabulary(pa.concat_arrays([vocabulary.tokens, *more])) if more else vocabulary
-
-
-def unseen_labels(inputs: Inputs) -> dict[str, list[str]]:
-    """By use, the labels that the training data lacks; uses without any are left out."""
-    known = set(inputs.label_names)
-    unseen = {
-        use: sorted(name for name in corpus.label_names if name not in known)
-        for use, corpus in inputs.corpora.items()
-    }
-    return {use: names for use, names in unseen.items() if names}
 
 
 def _label_weights(train: RawCorpus, class_weights: str, label_names: Sequence[str]) -> Values | None:

@@ -77,6 +77,15 @@ class Output:
         num_listed = len(rejected.details)
         log.warning("rows_rejected", rows=len(rejected), listed=num_listed, listed_in=str(path))
 
+    def labels_alike(self, groups: list[list[str]]) -> None:
+        """Labels that whitespace or case alone tells apart, in groups: one may be meant."""
+        log.warning(
+            "labels_alike",
+            groups=groups[:SHOWN_NAMES],
+            number=len(groups),
+            advice="each is a label of its own; where one is meant, correct the data",
+        )
+
     def unseen_labels(self, use: str, names: list[str]) -> None:
         """Labels that the training data lacks: rows that have them count as wrong."""
         log.warning("labels_not_in_training_data", use=use, num_labels=len(names), labels=names[:SHOWN_NAMES])
@@ -177,13 +186,14 @@ class Output:
         else:
             log.info("published", bundle=str(where), bundle_id=self.facts.bundle_id)
 
-    def already_published(self, where: Path | str) -> None:
-        """That there was nothing to do."""
+    def already_published(self, where: Path | str, *, latest: str | None) -> None:
+        """That there was nothing to do, and the run whose bundle `latest` names, which may be another."""
         advice = "set BOW_OVERWRITE=true to train again"
         if self.for_people:
-            self._print(f"{where} is this run's bundle already; {advice}\n")
+            named = latest or "nothing"
+            self._print(f"{where} is this run's bundle already, and latest names {named}; {advice}\n")
         else:
-            log.info("already_published", bundle=str(where), advice=advice)
+            log.info("already_published", bundle=str(where), latest=latest, advice=advice)
 
     def kept_back(self, where: Path | str) -> None:
         """Where the bundle is that did not pass; the run's error says why."""

@@ -66,7 +66,8 @@ class Checkpoints:
         except SettingsError as error:
             if not self.replaces:
                 raise
-            log.warning("checkpoint_removed", reason=str(error))
+            reason, _, _advice = str(error).rpartition("; ")  # which is what is being done
+            log.warning("checkpoint_removed", reason=reason)
             self.discard()
             is_resumed = False
         if is_resumed:

@@ -2,14 +2,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
-from job import tutorial
+from job import labels, tutorial
 from job.corpus.bags import Bags, concatenate
 from job.corpus.corpus import Corpus
-from job.corpus.prepare import FeatureLimits, prepare, unseen_labels
+from job.corpus.prepare import FeatureLimits, prepare
 from job.dataset import DataSpec
+from job.environment import load_settings
 from job.features.ngrams import Limits
 from job.inputs import Inputs, read_inputs, read_vocabulary
+from job.run import run
+from job.telling.output import Output
 from serving.errors import DataError
 from serving.features.specification import PLAIN
 
@@ -45,7 +49,7 @@ def test_each_data_set_is_read_for_its_use(tmp_path: Path) -> None:
         "test": 2,
     }
     assert inputs.label_names == ["x", "y"]
-    assert unseen_labels(inputs) == {"test": ["z"]}
+    assert labels.unseen(inputs) == {"test": ["z"]}
     assert inputs.records["train"].rejected == 1
     assert len(inputs.rejected) == 1
     prepared = prepare(inputs, validation_split=0, seed=1, **features())
@@ -73,6 +77,18 @@ def test_one_label_is_not_enough(tmp_path: Path) -> None:
     """If it failed, a model that can only say one thing would be trained without a word."""
     with pytest.raises(DataError, match=r"at least two labels, found only 'x' in 2 rows.*BOW_LABEL_COLUMN"):
         read(tmp_path, train="a\tx\nb\tx\n")
+    with pytest.raises(DataError, match=r"only 'x' in 1 rows \(1 more were rejected\)"):
+        read(tmp_path, train="a\tx\nb\t\n")
+
+
+def test_labels_that_look_the_same_are_told(tmp_path: Path) -> None:
+    """If it failed, the space that a CSV has behind its commas would split a class, and nobody would know."""
+    (tmp_path / "train.csv").write_text("text,label\na,spam\nb, spam\nc,Spam\nd,ham\n")
+    settings = load_settings({"BOW_TRAIN_DATA": f"{tmp_path}/train.csv", "BOW_OUTPUT_DIR": f"{tmp_path}/out"})
+    with structlog.testing.capture_logs() as logs:
+        run(settings, Output(for_people=False))
+    (told,) = [each for each in logs if each["event"] == "labels_alike"]
+    assert (told["groups"], told["number"]) == ([[" spam", "Spam", "spam"]], 1)
 
 
 def test_validation_rows_are_taken_out_of_the_training_rows(tmp_path: Path) -> None:

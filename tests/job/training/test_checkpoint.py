@@ -348,7 +348,8 @@ def test_nothing_of_a_damaged_checkpoint_that_is_removed_stays(train: Train, tmp
     kept.write_bytes(content)
     with structlog.testing.capture_logs() as logs:
         bundle = train(**KINDS["patience"], OVERWRITE="true")
-    assert "checkpoint_removed" in [each["event"] for each in logs]
+    (removed,) = [each for each in logs if each["event"] == "checkpoint_removed"]
+    assert removed["reason"] == f"{kept}: is not what was written there"
     assert bytes_of(bundle) == bytes_of(train("undisturbed", **KINDS["patience"]))
 
 
