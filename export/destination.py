@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export import remote, remote_retention, retention
 from export.committed import committed_keys
-from export.publish import LATEST, storage_errors
+from export.publish import LATEST, point_latest_again, publish, storage_errors
 from serving.bundle import FILES
 from serving.errors import PlatformError
 from serving.storage.published import Pointer, current, read_latest, temporary_folder
@@ -65,15 +65,18 @@ class Destination:
         link = self.folder / LATEST
         return link.resolve().name if link.exists() else None
 
+    def publish(self, staged: Path, run: str, *, overwrite: bool, move_latest: bool) -> Path:
+        """Gives a sealed bundle its name, as `export.publish.publish` does; returns its folder."""
+        bundle = publish(staged, self.folder, run, overwrite=overwrite, move_latest=move_latest)
+        if self.store is not None:
+            remote.push(self.store, bundle, run, overwrite=overwrite, move_latest=move_latest)
+        return bundle
+
     def settle(self, run: str) -> None:
         """Takes the last steps of publishing for a bundle that is published already."""
+        point_latest_again(self.folder, run)
         if self.store is not None:
             remote.settle(self.store, run)
-
-    def push(self, run: str, *, overwrite: bool, move_latest: bool) -> None:
-        """Publishes the bundle of the folder that has this name."""
-        if self.store is not None:
-            remote.push(self.store, self.folder / run, run, overwrite=overwrite, move_latest=move_latest)
 
     def remove_old(self, bundle: Path) -> list[str]:
         """Removes old bundles, now that this one is published; returns their names.

@@ -14,16 +14,7 @@ from export.destination import Destination, destination
 from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
-from export.publish import (
-    FAILED,
-    LATEST,
-    alone,
-    is_newer_than_latest,
-    point_latest_again,
-    prepare_folder,
-    publish,
-    staging,
-)
+from export.publish import FAILED, LATEST, alone, is_newer_than_latest, prepare_folder, staging
 from export.remote import check_writable
 from job import labels, tutorial
 from job.corpus.memory import give_back_freed_memory, set_up_allocator
@@ -273,8 +264,7 @@ def _publish(
         name = run_name if passed or place.store is None else f"{run_name}{FAILED}"
         overwrite = settings.overwrite or name != run_name
         stop.saved = f"{place.shown(place.folder / name)} was being published"
-        bundle = publish(folder, place.folder, name, overwrite=overwrite, move_latest=passed)
-        place.push(bundle.name, overwrite=overwrite, move_latest=passed)
+        bundle = place.publish(folder, name, overwrite=overwrite, move_latest=passed)
         _settle("published" if passed else "kept_back", bundle, place, output, stop)
         _retain(bundle, place, output)
     output.judged(judgement)
@@ -297,7 +287,6 @@ def _publish_again(
         judgement = gate.judge(open_bundle(bundle).manifest.metrics.get("test"), with_latest=with_latest)
         passed = judgement.failed is None
         if passed:
-            point_latest_again(place.folder, bundle.name)
             place.settle(bundle.name)
         _settle("already_published" if passed else "kept_back", bundle, place, output, stop)
         _retain(bundle, place, output)

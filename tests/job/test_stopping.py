@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from export.destination import Destination
 from job import main as job_main
 from job import run as job_run
 from job.stopping import Interrupted, Stop
@@ -61,26 +62,31 @@ def test_an_error_that_a_library_makes_of_a_signal_is_no_bug(
 
 
 @pytest.mark.parametrize(
-    ("step", "says"),
-    [("publish", "was being published"), ("_settle", "is published"), ("_retain", "is published")],
+    ("where", "step", "says"),
+    [
+        (Destination, "publish", "was being published"),
+        (job_run, "_settle", "is published"),
+        (job_run, "_retain", "is published"),
+    ],
 )
 def test_a_signal_once_there_is_a_bundle_is_told_with_it(
     stop: Stop,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    where: Any,
     step: str,
     says: str,
 ) -> None:
     """If it failed, a bundle that is in service already would be reported as never published."""
-    done = getattr(job_run, step)
+    done = getattr(where, step)
 
     def signalled(*arguments: Any, **options: Any) -> Any:
         result = done(*arguments, **options)
         os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    monkeypatch.setattr(job_run, step, signalled)
+    monkeypatch.setattr(where, step, signalled)
     environ = {"TRAIN_DATA": "tutorial", "OUTPUT_DIR": str(tmp_path), "RUN_NAME": "night", "DEVICE": "cpu"}
     environ["LOG_FORMAT"] = "json"
     job_main.main([], {f"BOW_{name}": value for name, value in environ.items()}, stop)
