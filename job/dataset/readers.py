@@ -35,16 +35,15 @@ def read_header(
     JSON lines have no header: the columns are the keys of the first objects. Nor has fastText.
 
     Raises:
-        DataError: there is no usable header, or a column is missing or ambiguous; or one is named, and
-            fastText has none.
+        DataError: there is no usable header, or a column is missing or ambiguous; or a column of weights is
+            named, and fastText has none. The other two may be those of another data set of the run.
     """
     if file_format == "fasttext":
-        for what, column in (("TEXT", text_column), ("LABEL", label_column), ("WEIGHT", weight_column)):
-            if column is not None:
-                raise DataError(
-                    f"{block.path}: expected a column {column!r} (BOW_{what}_COLUMN), and a fastText "
-                    f"file has no columns; unset BOW_{what}_COLUMN, or write the data in another format"
-                )
+        if weight_column is not None:
+            raise DataError(
+                f"{block.path}: expected a column {weight_column!r} (BOW_WEIGHT_COLUMN), and a fastText file "
+                "has no columns; unset BOW_WEIGHT_COLUMN, or write the data in another format"
+            )
         return Columns(names=("text", "label"), text=0, label=1), block
     if file_format == "jsonl":
         names = object_keys(block)

@@ -218,13 +218,20 @@ def test_a_column_of_lists_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
-@pytest.mark.parametrize("what", ["text", "label", "weight"])
-def test_fasttext_files_have_no_columns(what: str) -> None:
-    """If it failed, BOW_DATA_FORMAT=auto would train such files without the column that was asked for."""
-    names = {f"{name}_column": name if name == what else None for name in ("text", "label", "weight")}
+def test_fasttext_files_have_no_column_of_weights(tmp_path: Path) -> None:
+    """If it failed, BOW_DATA_FORMAT=auto would train such files without the weights that were asked for."""
+    (tmp_path / "data.ft").write_text("__label__x a\n")
+    with pytest.raises(DataError, match=r"data\.ft: .*'weight' \(BOW_WEIGHT_COLUMN\).*fastText"):
+        load(tmp_path / "data.ft")
+
+
+def test_fasttext_files_may_stand_beside_files_with_columns() -> None:
+    """If it failed, a column that the training data needs would keep a fastText file from being test data."""
     block = Block(path=Path("data.ft"), first_line=1, data=b"__label__x a\n")
-    with pytest.raises(DataError, match=rf"data\.ft: .*'{what}' \(BOW_{what.upper()}_COLUMN\).*fastText"):
-        readers.read_header(block, "fasttext", **names)
+    columns, _ = readers.read_header(
+        block, "fasttext", text_column="body", label_column="kind", weight_column=None
+    )
+    assert (columns.names, columns.text, columns.label) == (("text", "label"), 0, 1)
 
 
 def plain_number(value: str | None) -> float:
