@@ -16,7 +16,7 @@ from job.corpus.data_set import SAMPLE, DataSet, read_into_memory
 from job.corpus.raw_corpus import RawCorpus
 from job.dataset import DataSpec, RejectedRows, Summary, check_share, read
 from job.features.numbering import limit_for
-from job.features.vocabulary import Vocabulary
+from job.features.vocabulary import MAX_TOKEN_BYTES, Vocabulary
 from job.setting_kinds import TUTORIAL
 from serving.bundle import DataRecord
 from serving.errors import DataError
@@ -101,8 +101,8 @@ def read_vocabulary(path: Path, features: FeatureSpec = PLAIN) -> tuple[Vocabula
 
     In a file whose name ends in .jsonl each line is a JSON string, as in a bundle's `vocabulary.jsonl`.
 
-    Raises DataError where a line cannot be a token of the specification: blank, there twice, or with
-    whitespace in it.
+    Raises DataError where a line cannot be a token of the specification: blank, there twice, too long, or
+    with whitespace in it.
     """
     try:
         content = path.read_bytes()
@@ -122,6 +122,11 @@ def read_vocabulary(path: Path, features: FeatureSpec = PLAIN) -> tuple[Vocabula
         if token.split() != [token] or "\0" in token:
             raise DataError(
                 f"{path}:{number}: expected one token without whitespace, found {token[:80]!r}; correct it"
+            )
+        if len(token.encode()) > MAX_TOKEN_BYTES:
+            raise DataError(
+                f"{path}:{number}: expected a token of at most {MAX_TOKEN_BYTES:,} bytes, found "
+                f"{len(token.encode()):,}; leave it out"
             )
         found = tokenize(token, features)
         if found != [token]:

@@ -141,6 +141,7 @@ def test_a_vocabulary_of_other_data_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"a\n\nb\n", "words.txt:2: expected one token without whitespace, found ''"),
+        (b"a\n" + b"b" * 1025, "words.txt:2: expected a token of at most 1,024 bytes, found 1,025"),
         (b"a\ntwo words\n", "words.txt:2: expected one token without whitespace, found 'two words'"),
         (b"a\nb\na\n", "words.txt:3: 'a' is in line 1 already"),
         (b"a\nb\xff\n", "words.txt:2: expected UTF-8"),
