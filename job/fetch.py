@@ -18,7 +18,7 @@ from job.dataset import DataSpec
 from serving.errors import DataError
 from serving.storage.store import Object, Store, is_url
 
-UNUSED_AFTER = 24 * 3600.0
+SUPERSEDED_AFTER = 24 * 3600.0
 """Seconds since its last use after which the copy of an older version is removed: another job may read it."""
 
 log = structlog.get_logger()
@@ -111,7 +111,7 @@ def _fetch_into_cache(store: Store, objects: list[Object], places: Mapping[str, 
         for path in unfinished.values():
             path.parent.mkdir(parents=True, exist_ok=True)
             for old in path.parent.iterdir():
-                if is_unused(old, UNUSED_AFTER):
+                if is_unused(old, SUPERSEDED_AFTER):
                     old.unlink(missing_ok=True)
         _copy(store, {each: unfinished[each.key] for each in objects})
         for key, path in unfinished.items():

@@ -165,6 +165,10 @@ class Cache:
             if is_unused(file, UNUSED_AFTER):
                 with contextlib.suppress(OSError):
                     file.unlink()
+        for url in (self._folder / OBJECTS).glob("*"):
+            if is_unused(url, UNUSED_AFTER):
+                with contextlib.suppress(OSError):  # not empty, most of the time
+                    url.rmdir()
 
 
 def mark_used(path: Path) -> bool:
