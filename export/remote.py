@@ -44,15 +44,13 @@ _PROBE = ".writable"
 """An object that is made and removed to see whether that is allowed."""
 
 
-def check_writable(store: Store) -> None:
-    """Tries whether objects can be made and removed, so that a long run need not find out last."""
+def check_usable(store: Store) -> None:
+    """Tries whether objects can be made and removed, so that a long run need not find out last.
+
+    Raises ArtifactError where `latest` is none that publishing could move.
+    """
     store.write(_PROBE, b"")
     store.delete([_PROBE])
-
-
-def check_usable(store: Store) -> None:
-    """The same where bundles go; raises ArtifactError where `latest` is none that publishing could move."""
-    check_writable(store)
     read_latest(store)
 
 

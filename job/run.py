@@ -15,7 +15,6 @@ from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
 from export.publish import FAILED, LATEST, alone, is_newer_than_latest, prepare_folder, staging
-from export.remote import check_writable
 from job import labels, tutorial
 from job.corpus.memory import give_back_freed_memory, set_up_allocator
 from job.corpus.prepare import Prepared
@@ -41,7 +40,6 @@ from serving.cores import usable_cores
 from serving.errors import PlatformError
 from serving.parity.rungs import Rung, Tolerance, check
 from serving.quality import read_failed_gate
-from serving.storage.store import Store
 from serving.weights import Parameters
 
 
@@ -69,17 +67,12 @@ def _run(settings: Settings, asked: SettingValues, place: Destination, output: O
     device = choose_device(settings.device, settings.require_gpu)
     output.device(device, num_threads)
     prepare_folder(place.folder)
-    match settings.checkpoint_dir:
-        case Path() as folder:
-            checkpoint.prepare_folder(folder)
-        case str() as url:
-            check_writable(Store(url))
+    if settings.checkpoint_dir is not None:
+        checkpoint.prepare(settings.checkpoint_dir)
 
     with clock.stage("read"):
         rejected = place.rejected_list(settings.run_name)
         inputs = read_data(settings, rejected, num_threads)
-    if settings.run_name is None:
-        place.remove_list(rejected)  # of data that has been mended
     output.inputs(inputs)
     settings = _complete(settings, inputs, output)
     run_name = settings.run_name or default_name(shaping(settings), inputs.records)

@@ -25,11 +25,14 @@ from job.training.patience import Best
 from job.training.train_state import EpochResult, TrainState
 from serving.bundle import DataRecord
 from serving.errors import PlatformError, SettingsError
+from serving.storage.store import Store
 
 FORMAT = 1
 """Goes up whenever older checkpoints cannot be read any more; they are refused then."""
 _FACTS = "bowsprit"
 """The one key of the file's metadata: several are written in random order."""
+_PROBE = ".writable"
+"""An object that is made and removed to see whether that is allowed."""
 _UNUSABLE = "check the path and the permissions, or name another folder in BOW_CHECKPOINT_DIR"
 _UNREAD = "check the disk and the permissions, and run again; to begin anew, remove it"
 _UNWRITTEN = (
@@ -71,15 +74,24 @@ class Identity:
     data: Mapping[str, DataRecord]
 
 
-def prepare_folder(folder: Path) -> None:
-    """Makes the folder and tries whether it can be written: a signal would be too late to find out.
+def prepare(place: Path | str) -> None:
+    """Tries whether checkpoints can be written to a folder, which is made, or to a URL, and removed again.
 
-    Raises PlatformError where it cannot.
+    A signal, or the end of the run, would be too late to find out. Raises PlatformError where they cannot.
     """
-    with _storage_errors(f"{folder}: no checkpoint can be written there", _UNUSABLE):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    if isinstance(place, Path):
+        with _storage_errors(f"{place}: no checkpoint can be written there", _UNUSABLE):
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        return
+    store = Store(place)
+    try:
+        store.write(_PROBE, b"")
+        store.delete([_PROBE])
+    except PlatformError as error:
+        error.add_note(f"{place}: no checkpoint can be kept there; {_UNUSABLE}")
+        raise
 
 
 def save(path: Path, state: TrainState, identity: Identity) -> None:
@@ -121,8 +133,9 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 def remove_unfinished(path: Path) -> None:
     """Removes what killed jobs left; call it where no other job writes `path`."""
-    for folder in path.parent.glob(f"{_unfinished(path)}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for each in path.parent.glob(f"{_unfinished(path)}*"):
+        with contextlib.suppress(OSError):  # another user's
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 def _unfinished(path: Path) -> str:

@@ -58,7 +58,7 @@ class Checkpoints:
     def resume(self, state: TrainState) -> None:
         """Goes on from the checkpoint, if there is one; says how long keeping one will take.
 
-        Raises SettingsError where it is of another run, or cannot be read.
+        Raises SettingsError where it is of another run, or not whole; PlatformError where it cannot be read.
         """
         self._fetch()
         try:

@@ -77,8 +77,9 @@ def test_a_store_that_cannot_hold_checkpoints_is_refused_before_anything_is_read
     monkeypatch.setattr(MemoryFileSystem, "rm_file", refuse)
     monkeypatch.setattr("job.run.read_data", None)
     kept = memory_url()
-    with pytest.raises(PlatformError, match=rf"{kept}/.*deleting there"):
+    with pytest.raises(PlatformError, match=rf"{kept}/.*deleting there") as problem:
         train(str(tmp_path / "out"), CHECKPOINT_DIR=kept)
+    assert "BOW_CHECKPOINT_DIR" in problem.value.__notes__[0]
 
 
 def test_a_run_that_is_ended_in_the_export_takes_no_step_on_another_machine(

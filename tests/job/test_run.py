@@ -170,18 +170,6 @@ def test_too_many_rejected_rows_publish_nothing_but_the_list(tmp_path: Path, dat
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tickets.rejected.jsonl"]
 
 
-def test_the_list_of_a_run_without_a_name_goes_once_its_data_is_mended(tmp_path: Path, data: Path) -> None:
-    """If it failed, who looks after the job would mend rows that were mended long ago."""
-    good, listed = data.read_text(), tmp_path / "out" / "run.rejected.jsonl"
-    data.write_text(good + "no label\t\n" * 10)
-    with pytest.raises(DataError):
-        train(tmp_path / "out", data)
-    assert listed.exists()
-    data.write_text(good)
-    train(tmp_path / "out", data)
-    assert not listed.exists()
-
-
 def test_bad_data_is_bad_data_also_where_its_rows_cannot_be_listed(tmp_path: Path, data: Path) -> None:
     """If it failed, a full disk would let the scheduler try the same bad rows again and again."""
     (tmp_path / "out" / "run.rejected.jsonl").mkdir(parents=True)

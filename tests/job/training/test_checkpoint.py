@@ -125,6 +125,7 @@ def test_a_shared_folder_of_checkpoints_has_one_job_of_a_name(train: Train, tmp_
     unfinished = kept / ".night.checkpoint-of-another"
     unfinished.mkdir()
     (unfinished / ".tmp123456").touch()
+    (kept / ".night.checkpoint-fetched").touch()
     with only_job(kept, "night"), pytest.raises(PlatformError, match="kept/night: another job is making it"):
         train("mine", CHECKPOINT_DIR=kept)
     assert unfinished.exists()
