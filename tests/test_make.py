@@ -104,6 +104,9 @@ def test_a_recipe_line_that_would_be_ignored_is_refused(make: Make, tmp_path: Pa
         (tmp_path / "my.env").write_text(f"# Mine.\n\n{line}\n")
         told = the_one_line(make(target, "GPU=/dev/nvidiactl", "RECIPE=my.env"))
         assert told.startswith("my.env:3: expected NAME=VALUE")
+    (tmp_path / "my.env").write_text("BOW_EPOCHS=7\nBOW_SEED=1\n BOW_EPOCHS=9\n")
+    told = the_one_line(make(target, "GPU=/dev/nvidiactl", "RECIPE=my.env"))
+    assert told.startswith("my.env: expected each variable once, found BOW_EPOCHS in several lines")
 
 
 @pytest.mark.parametrize("target", ["train", "train-gpu", "train-container"])
