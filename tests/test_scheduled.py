@@ -173,6 +173,9 @@ def test_a_retry_of_a_run_that_passed_ends_well_whatever_came_after_it(nights: N
     assert nights.run(1, broken=True) == 0
     assert nights.run(2, max_drop=0.02) == 0
     assert nights.run(1, broken=True, max_drop=0.02) == 0
+    result = nights.events[-1]
+    assert (result["outcome"], result["exit_code"]) == ("already_published", 0)
+    assert result["bundle_id"] == open_bundle(nights.out / "night-1").bundle_id
     assert nights.event("already_published")["latest"] == nights.latest == "night-2"
     assert not (nights.out / "night-1" / FILES.failed_gate).exists()
     # A job that was killed before `latest` moved is judged once more, since it moves now.

@@ -81,7 +81,7 @@ class Output:
         """Labels that whitespace or case alone tells apart, in groups: one may be meant."""
         log.warning(
             "labels_alike",
-            groups=groups[:SHOWN_NAMES],
+            groups=[group[:SHOWN_NAMES] for group in groups[:SHOWN_NAMES]],
             number=len(groups),
             advice="each is a label of its own; where one is meant, correct the data",
         )

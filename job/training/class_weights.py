@@ -1,6 +1,7 @@
 """How much the rows of each label count in training."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -29,9 +30,9 @@ def given(text: str) -> dict[str, float] | None:
         weights = msgspec.json.decode(text, type=dict[str, float])
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
-    labels = [label for label, _ in json.loads(text, object_pairs_hook=list)]
-    for label in weights:
-        if labels.count(label) > 1:
+    labels = Counter(label for label, _ in json.loads(text, object_pairs_hook=list))
+    for label, number in labels.items():
+        if number > 1:
             raise ValueError(f"the label {label!r} is there twice")
     limits = np.finfo(np.float32)
     for label, weight in weights.items():
