@@ -9,6 +9,7 @@ import sys
 
 from job.stopping import ALWAYS, Interrupted, Stop
 from serving.errors import ExitCode
+from serving.process import open_missing_streams
 
 
 def _start() -> ExitCode:
@@ -16,7 +17,7 @@ def _start() -> ExitCode:
     stop.on(*ALWAYS)
     try:
         with stop.deferred():  # what is imported may not be left in the middle: some of it aborts then
-            from job.main import main, open_missing_streams
+            from job.main import main
 
         open_missing_streams()
         return main(sys.argv[1:], os.environ, stop)

@@ -105,13 +105,3 @@ def _print(text: str) -> None:
             raise PlatformError(
                 f"standard output: cannot be written ({error.strerror}); check the disk that it goes to"
             ) from error
-
-
-def open_missing_streams() -> None:
-    """Gives the standard streams that are closed to /dev/null: files opened next would get their numbers."""
-    for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
-        if getattr(sys, name) is None:
-            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115 - for good
-            if stream.fileno() != number:
-                os.dup2(stream.fileno(), number)
-            setattr(sys, name, stream)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from serving.errors import BowspritError, ExitCode, SettingsError
+from serving.process import open_missing_streams
 from serving.quality import read_failed_gate
 from serving.storage.store import is_url, url_problem
 
@@ -80,9 +81,7 @@ def run_command(parser: Callable[[], argparse.ArgumentParser], argv: Sequence[st
 def start(main: Callable[[Sequence[str]], ExitCode]) -> ExitCode:
     """Runs a command as this process: by its arguments, and until a signal ends it."""
     signal.signal(signal.SIGTERM, _terminated)
-    # Python has None for those that are closed, and what is opened next would take their numbers.
-    if None in (sys.stdin, sys.stdout, sys.stderr):
-        return ExitCode.SETTINGS
+    open_missing_streams()
     return main(sys.argv[1:])
 
 
