@@ -4,14 +4,13 @@ import argparse
 import contextlib
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from serving.errors import BowspritError, ExitCode, SettingsError
-from serving.process import open_missing_streams
+from serving.process import deferred
 from serving.quality import read_failed_gate
 from serving.storage.store import is_url, url_problem
 
@@ -78,13 +77,6 @@ def run_command(parser: Callable[[], argparse.ArgumentParser], argv: Sequence[st
         return ExitCode.INTERRUPTED
 
 
-def start(main: Callable[[Sequence[str]], ExitCode]) -> ExitCode:
-    """Runs a command as this process: by its arguments, and until a signal ends it."""
-    signal.signal(signal.SIGTERM, _terminated)
-    open_missing_streams()
-    return main(sys.argv[1:])
-
-
 def drop_output() -> None:
     """Keeps Python from complaining once more when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,12 +116,9 @@ def _at_hand(arguments: argparse.Namespace) -> Iterator[None]:
     if not is_url(arguments.bundle):
         yield
         return
-    from serving.storage.published import fetched
+    with deferred():
+        from serving.storage.published import fetched
 
     with fetched(arguments.bundle, arguments.files) as folder:
         arguments.bundle = folder
         yield
-
-
-def _terminated(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from export.__main__ import main as export_main
+from export.main import main as export_main
 from job.main import main as job_main
 from job.stopping import Stop
-from serving.__main__ import main as serving_main
 from serving.errors import ExitCode
+from serving.main import main as serving_main
 
 GOOD = "text\tlabel\na b\tx\nc d\ty\n"
 

@@ -16,9 +16,9 @@ from export.publish import LATEST
 from job import log
 from job.main import main
 from job.stopping import Interrupted, Stop
-from serving.__main__ import main as serving_main
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
+from serving.main import main as serving_main
 from serving.quality import read_failed_gate
 
 pytestmark = pytest.mark.system

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from serving.errors import ArtifactError, SettingsError
 from serving.parity.reference import Bags
+from serving.process import deferred
 
 
 class TorchScriptModel:
@@ -19,7 +20,8 @@ class TorchScriptModel:
 
     def __init__(self, path: Path) -> None:
         try:
-            import torch
+            with deferred():
+                import torch
         except ImportError:
             raise SettingsError(
                 "--torch needs torch, which is not installed here; run it without --torch, or where "

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serving.errors import ExitCode, PlatformError, SettingsError
+from serving.process import deferred
 from serving.server.log import standard_error_log
 from serving.server.settings import ServerSettings, server_settings
 from serving.server.workers import Workers
@@ -25,8 +26,8 @@ def serve(source: Path | str, environ: Mapping[str, str]) -> ExitCode:
     log.event("listening", host=host, port=port, model=settings.model_name, workers=settings.workers)
     if settings.workers > 1:
         return Workers(source, settings, listener, log).run()
-    from serving.server.worker import work
-
+    with deferred():
+        from serving.server.worker import work
     work(source, settings, listener, log)
     return ExitCode.DONE
 

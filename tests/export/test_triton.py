@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from export import triton
-from export.__main__ import main
+from export.main import main
 from export.publish import alone
 from export.triton import Options, config, write
 from job.environment import load_settings

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.__main__ import main
 from serving.errors import BowspritError, ExitCode, PlatformError, SettingsError
 from serving.health import PATH, health
+from serving.main import main
 from serving.server.settings import server_settings
 from serving.server.variables import NAMES
 from tests.serving.test_main import environ
@@ -170,7 +170,7 @@ def test_the_command_says_it_in_one_line_and_by_its_exit_code(
 
 def test_it_starts_without_what_takes_long_to_import() -> None:
     """If it failed, each check, every few seconds, would cost as much as a start of the server."""
-    program = "import sys, serving.__main__ as m; m.main(['health']); print(*sys.modules)"
+    program = "import sys, serving.main as m; m.main(['health']); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=environ() | {"BOW_SERVE_PORT": unused_port()},

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from serving.__main__ import main
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
+from serving.main import main
 from serving.server.settings import ServerSettings
 from tests.serving.conftest import REPOSITORY
 from tests.serving.damage import added, in_initializer, in_lines, in_manifest, seal_again, swap

@@ -17,9 +17,9 @@ from export.remote import push, settle
 from export.remote_retention import remove_old
 from job.main import main
 from job.stopping import Stop
-from serving.__main__ import main as serve
 from serving.bundle import open_bundle
 from serving.errors import ArtifactError, ExitCode, PlatformError, SettingsError
+from serving.main import main as serve
 from serving.storage import errors as storage_errors
 from serving.storage.published import LATEST, current, read_latest
 from serving.storage.store import Store

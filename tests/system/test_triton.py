@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from export.__main__ import main as export_main
-from serving.__main__ import main as serving_main
+from export.main import main as export_main
 from serving.bundle import FILES, open_bundle
 from serving.errors import ExitCode
+from serving.main import main as serving_main
 from tests.serving.damage import added, in_initializer
 from tests.system.conftest import Environment
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.__main__ import main
 from serving.bundle import FILES, open_bundle
 from serving.endpoint.http import Address, Response, exchange, said_by
 from serving.errors import ExitCode, PlatformError
+from serving.main import main
 from tests.serving.damage import added, in_initializer, whole
 from tests.serving.endpoint.v2_server import Behaviour, of_bundle, served
 

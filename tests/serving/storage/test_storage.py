@@ -235,7 +235,7 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_a_url_nothing_of_it_is_imported() -> None:
     """If it failed, serving a bundle on this machine would need, and wait for, a storage library."""
-    code = "import sys, serving.__main__, serving.storage.published\n"
+    code = "import sys, serving.main, serving.storage.published\n"
     code += "print({'fsspec', 's3fs', 'torch'} & {*sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
