@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -119,7 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.set_defaults(run=_verify, files=sorted({*asdict(FILES).values()} - {FILES.run}))
     verify.add_bundle()
-    verify.add_argument("--expect", metavar="ID", help="the bundle must be the one with this ID")
+    verify.add_argument(
+        "--expect",
+        type=_bundle_id,
+        metavar="ID",
+        help="the bundle must be the one with this ID, all 64 digits of it",
+    )
     runtimes = verify.add_mutually_exclusive_group()
     runtimes.add_argument(
         "--against",
@@ -189,6 +195,15 @@ def _endpoint(text: str) -> object:
         return Address.parse(text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _bundle_id(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(
+            f"expected a bundle's ID, 64 hexadecimal digits, found {text!r}; it stands as "
+            "bundle_id in a server's answers and in the job's log, and verify without --expect shows it"
+        )
+    return text
 
 
 def _top_k(text: str) -> int:

@@ -292,6 +292,14 @@ ARGUMENTS: list[tuple[list[str], int, str]] = [
     (["verify", "{bundle}", "--fast"], 2, "unrecognized arguments: --fast"),
     (["verify", "{bundle}", "--exp", "0"], 2, "unrecognized arguments: --exp"),
     (["verify", "{bundle}", "--expect"], 2, "argument --expect: expected one argument"),
+    *(
+        (
+            ["verify", "{bundle}", f"--expect={value}"],
+            2,
+            f"64 hexadecimal digits, found {value!r}; it stands as",
+        )
+        for value in ("b12f6f39d96a", "not-an-id", "", "0" * 63 + "g", "0" * 65, "0" * 64 + "\n")
+    ),
     (["verify", "{bundle}", "more"], 2, "unrecognized arguments: more"),
     *(
         (["predict", "{bundle}", f"--top-k={value}"], 2, f"expected a whole number from 1, found {value!r}")
