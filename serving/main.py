@@ -59,6 +59,10 @@ def _predict(arguments: argparse.Namespace) -> ExitCode:
         from serving.selection import Selection
 
     predictor = Predictor.load(arguments.bundle, threads=usable_cores())
+    if predictor.failed_gate is not None:
+        reasons = "; ".join(predictor.failed_gate.reasons)
+        with contextlib.suppress(OSError):  # nobody may be reading, and the texts are answered all the same
+            sys.stderr.write(f"warning: {arguments.name} did not pass the quality gate: {reasons}\n")
     selection = Selection(top_k=arguments.top_k, threshold=arguments.threshold)
     if arguments.input is None:
         predict(predictor, sys.stdin.buffer, "standard input", sys.stdout.buffer, selection)
@@ -151,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_bundle()
 
     predict = commands.add_parser("predict", help="classify texts: a line in, a JSON line out")
-    predict.set_defaults(run=_predict, files=[FILES.golden, FILES.labels, FILES.text_model])
+    predict.set_defaults(
+        run=_predict, files=[FILES.golden, FILES.labels, FILES.text_model, FILES.failed_gate]
+    )
     predict.add_bundle()
     predict.add_argument("--input", type=Path, metavar="FILE", help="read texts here, not from stdin")
     predict.add_argument(

@@ -12,6 +12,7 @@ from serving.helpers import Helpers
 from serving.parity.golden import read_golden
 from serving.parity.reference import Scores
 from serving.parity.rungs import Tolerance, check, compare
+from serving.quality import read_failed_gate
 from serving.selection import Prediction, select
 from serving.session import CPU, Float32, TextModel, strings
 from serving.storage.store import is_url
@@ -41,6 +42,8 @@ class Predictor:
         self._piece = NGRAM_PIECE if bundle.manifest.features.has_ngrams else PIECE
         self.labels = bundle.manifest.labels
         """In the order of the log-probabilities: [K]."""
+        self.failed_gate = read_failed_gate(bundle.path)
+        """Why the bundle did not pass the quality gate; None where it passed, or was not judged."""
 
     @classmethod
     def load(
@@ -68,7 +71,7 @@ class Predictor:
             return cls._load(Path(source), providers, expected_id, threads)
         from serving.storage.published import fetched
 
-        with fetched(str(source), USED) as folder:
+        with fetched(str(source), (*USED, FILES.failed_gate)) as folder:
             return cls._load(folder, providers, expected_id, threads)
 
     @classmethod

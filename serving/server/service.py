@@ -113,12 +113,15 @@ class Service:
     def _serve(self, predictor: Predictor) -> None:
         self._metrics.serves(predictor, self.predictor)
         self.predictor = predictor
+        failed = predictor.failed_gate
         self._log.event(
             "bundle_served",
+            "info" if failed is None else "warning",
             bundle_id=predictor.bundle_id,
             source=str(self._source),
             labels=len(predictor.labels),
             provider=predictor.provider,
+            **({} if failed is None else {"failed_gate": "; ".join(failed.reasons)}),
         )
 
     def _load(self) -> Predictor:

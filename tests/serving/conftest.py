@@ -9,9 +9,10 @@ import pytest
 from job.environment import load_settings
 from job.run import run
 from job.telling.output import Output
-from serving.bundle import Bundle, open_bundle
+from serving.bundle import FILES, Bundle, open_bundle
 from serving.parity.rungs import check
 from serving.parity.verify import Verdict, verify
+from serving.quality import FailedGate
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -82,6 +83,22 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(trained: Path, tmp_path: Path) -> Path:
     """A copy of the bundle, to be altered."""
     return shutil.copytree(trained, tmp_path / "bundle")
+
+
+@pytest.fixture
+def failed(copy: Path) -> Path:
+    """A copy of the bundle that says of itself that it did not pass the quality gate."""
+    gate = FailedGate(
+        accuracy=0.25,
+        rows=8,
+        min_accuracy=0.8,
+        max_drop=None,
+        latest=None,
+        latest_accuracy=None,
+        reasons=["too low", "too little"],
+    )
+    (copy / FILES.failed_gate).write_bytes(gate.to_json())
+    return copy
 
 
 @pytest.fixture(scope="session")

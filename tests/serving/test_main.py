@@ -152,6 +152,16 @@ def test_nothing_in_gives_nothing_out(trained: Path) -> None:
     assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
 
 
+@pytest.mark.parametrize("place", ["{}", "file://{}"])
+def test_a_bundle_that_did_not_pass_the_gate_is_told_and_answers(failed: Path, place: str) -> None:
+    """If it failed, a model that is worse than the settings allow would be used without a word."""
+    where = place.format(failed)
+    found = run("predict", where, input=b"w1\nw2\n")
+    assert (found.returncode, len(labels(found.stdout))) == (0, 2)
+    told = f"warning: {where} did not pass the quality gate: too low; too little\n"
+    assert found.stderr.decode() == told
+
+
 def test_each_answer_comes_before_the_next_text_is_sent(trained: Path) -> None:
     """If it failed, a program that asks and waits for the answer would wait for ever."""
     process = start("predict", trained)

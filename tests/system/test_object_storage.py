@@ -156,6 +156,7 @@ def test_predict_fetches_what_it_needs_and_no_more(
         "golden.jsonl",
         "labels.jsonl",
         "model.onnx",
+        "failed-gate.json",
     }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import io
+import json
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -71,6 +72,19 @@ def test_a_new_bundle_is_spared_by_the_garbage_collector_and_the_old_one_is_not(
         running.cancel()
 
     asyncio.run(reload())
+
+
+@pytest.mark.parametrize("place", ["{}", "file://{}"])
+def test_a_bundle_that_did_not_pass_the_gate_is_served_with_a_warning(failed: Path, place: str) -> None:
+    """If it failed, a model that is worse than the settings allow would be served without a word."""
+    told = io.StringIO()
+    log = Log(told, for_people=False)
+    asyncio.run(
+        Service(place.format(failed), ["CPUExecutionProvider"], log, Metrics()).run(0, is_idle=lambda: True)
+    )
+    event = json.loads(told.getvalue())
+    assert (event["event"], event["level"]) == ("bundle_served", "warning")
+    assert event["failed_gate"] == "too low; too little"
 
 
 def test_a_bundle_that_is_refused_does_not_stay(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
