@@ -24,6 +24,11 @@ def _start() -> ExitCode:
     except Interrupted as error:
         os.write(2, f"error: {error}\n".encode())  # sys.stderr may not be there yet
         return ExitCode.INTERRUPTED
+    except ModuleNotFoundError as error:
+        # The extra serving excludes this one: both bring a module onnxruntime.
+        install = "in an environment of its own, from a clone: pip install -c constraints.txt '.[train]'"
+        os.write(2, f"error: python -m job needs {error.name}; install it {install}\n".encode())
+        return ExitCode.SETTINGS
 
 
 if __name__ == "__main__":

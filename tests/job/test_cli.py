@@ -1,6 +1,8 @@
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,8 @@ from job.environment import load_settings
 from job.setting_kinds import env_name
 from job.settings import Settings
 from serving.errors import ExitCode, SettingsError
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -99,3 +103,19 @@ print({{"torch", "pyarrow", "onnxruntime"}} & sys.modules.keys())
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_what_to_install_is_said_where_the_server_alone_is_installed(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    """If it failed, a traceback would be the answer, and a scheduler would take it for a bug of ours."""
+    (tmp_path / "structlog.py").write_text("raise ModuleNotFoundError('No module', name='structlog')\n")
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
+    found = subprocess.run(
+        [sys.executable, "-m", "job", *arguments], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (ExitCode.SETTINGS, "")
+    assert "needs structlog; install" in found.stderr
+    assert "'.[train]'" in found.stderr
+    assert found.stderr.count("\n") == 1
