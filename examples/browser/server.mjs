@@ -40,4 +40,8 @@ await realpath(join(bundle, "manifest.json")).catch(() => {
   console.error(`error: ${bundle} is not a bundle: it has no manifest.json; name one: npm start -- ../../artifacts/latest`);
   process.exit(2);
 });
+server.on("error", (error) => {
+  console.error(`error: cannot listen on 127.0.0.1, port ${port} (${error.code}); set another: PORT=8001 npm start -- ${bundle}`);
+  process.exit(74);
+});
 server.listen(port, "127.0.0.1", () => console.log(`http://127.0.0.1:${server.address().port}/ shows ${bundle}`));

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -193,3 +194,13 @@ def test_the_page_says_that_a_replay_differs_and_refuses_nul(
     assert words.startswith("Replayed 64 golden examples: largest difference")
     assert "text 1 of 1 holds a NUL character" in dom
     assert "data-log-prob" not in dom
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(examples: Path, bundle: Path) -> None:
+    """If it failed, Node's stack would be the answer, and nobody would know of PORT."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("env", f"PORT={port}", "node", "server.mjs", str(bundle), cwd=examples / "browser")
+    assert (done.returncode, done.stdout) == (74, "")
+    told = f"error: cannot listen on 127.0.0.1, port {port} (EADDRINUSE); set another: PORT=8001 npm start"
+    assert done.stderr == f"{told} -- {bundle}\n"
