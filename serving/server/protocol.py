@@ -89,7 +89,12 @@ def read(body: bytes, header_length: str | None, max_elements: int) -> Request:
     try:
         call = _CALL.decode(memoryview(body)[:json_size])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"expected a request of the Open Inference Protocol as JSON: {error}") from error
+        # What msgspec says of both.
+        found = str(error).replace(
+            "Input data was truncated",
+            "it ends too soon, or a string holds half of a surrogate pair (\\ud800)",
+        )
+        raise DataError(f"expected a request of the Open Inference Protocol as JSON: {found}") from error
     strings: dict[str, list[str]] = {}
     place = json_size
     for each in call.inputs:
