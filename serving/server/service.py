@@ -22,8 +22,6 @@ from serving.storage.store import is_url
 T = TypeVar("T")
 PAUSE_SECONDS = 1.0
 """For which a moment without requests is waited for, once another bundle is served."""
-
-
 MAX_WAIT_SECONDS = 600.0
 """Before a bundle that was refused is loaded again."""
 
@@ -44,6 +42,9 @@ class _Refused(NamedTuple):
         return time.monotonic() < self.last + min(self.last - self.first, MAX_WAIT_SECONDS)
 
 
+_NONE_REFUSED = _Refused("", 0.0, 0.0)
+
+
 class Service:
     """The predictor that answers, and where it came from."""
 
@@ -56,7 +57,7 @@ class Service:
         self._threads = threads
         self._log = log
         self._metrics = metrics
-        self._refused = _Refused("", 0.0, 0.0)
+        self._refused = _NONE_REFUSED
         self.predictor: Predictor | None = None
         """None until the first bundle was proven."""
         self.draining = False
@@ -88,8 +89,9 @@ class Service:
         try:
             found = await _aside(self._current_id)
             if found == self.predictor.bundle_id:
+                self._refused = _NONE_REFUSED
                 return None
-            if refused is not None and found == self._refused.bundle_id and self._refused.is_to_wait():
+            if found == self._refused.bundle_id and self._refused.is_to_wait():
                 return refused
             self._serve(await _aside(self._load))
         # Whatever is wrong with what lies there, the bundle in memory can be served.
@@ -113,6 +115,7 @@ class Service:
     def _serve(self, predictor: Predictor) -> None:
         self._metrics.serves(predictor, self.predictor)
         self.predictor = predictor
+        self._refused = _NONE_REFUSED
         failed = predictor.failed_gate
         self._log.event(
             "bundle_served",
