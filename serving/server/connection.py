@@ -213,6 +213,8 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
         self.headers, self.url = [], b""
+        if self.transport.is_closing():
+            return
         self.transport.write_eof()
         self.loop.call_later(0 if self._sends_no_more else LINGER_SECONDS, self.transport.close)
 

@@ -19,7 +19,12 @@ class JoiningTransport:
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        """Sends, or holds the head back."""
+        """Sends, or holds the head back; drops what comes for a client that has gone.
+
+        uvicorn stops the last request of a connection that is lost, and not one that others wait behind.
+        """
+        if self.is_closing():
+            return
         if self._head is not None:
             head, self._head = self._head, None
             self._transport.writelines((head, data))

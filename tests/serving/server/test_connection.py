@@ -172,6 +172,24 @@ def test_requests_behind_the_last_answer_are_taken_and_left(
     in_a_loop(test)
 
 
+@pytest.mark.parametrize("behind", [b"", POST % b"2"])
+def test_the_answer_to_a_client_that_has_gone_is_dropped(
+    behind: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If it failed, a client that leaves while it is answered would put a traceback into the log."""
+
+    async def test(case: Case) -> None:
+        case.may_answer.clear()
+        case.gets(POST % b"1" + behind)
+        await asyncio.sleep(0)
+        case.transport.abort()
+        case.connection.connection_lost(ConnectionResetError())
+        assert await case.answers() == []
+
+    in_a_loop(test)
+    assert caplog.messages == []
+
+
 def test_a_request_that_has_begun_keeps_its_connection() -> None:
     """If it failed, the clock of idle connections would end one whose next request is being sent."""
 

@@ -20,13 +20,19 @@ class Transport(asyncio.Transport):
         self.is_reading_now = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._check_alive()
         if self.has_ended:
             self.written_late += data
         else:
             self.written += data
 
     def write_eof(self) -> None:
+        self._check_alive()
         self.has_ended = True
+
+    def _check_alive(self) -> None:
+        if self.is_closed:  # as uvloop's says
+            raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
 
     def close(self) -> None:
         self.has_ended = self.is_closed = True
