@@ -40,17 +40,14 @@ from serving.storage.store import Store
 
 _MENDED = 5
 """How often `latest` is looked at where other jobs remove, or publish, what it should name meanwhile."""
-_PROBE = ".writable"
-"""An object that is made and removed to see whether that is allowed."""
 
 
 def check_usable(store: Store) -> None:
-    """Tries whether objects can be made and removed, so that a long run need not find out last.
+    """Tries whether bundles can be published there, so that a long run need not find out last.
 
     Raises ArtifactError where `latest` is none that publishing could move.
     """
-    store.write(_PROBE, b"")
-    store.delete([_PROBE])
+    store.check_writable()
     read_latest(store)
 
 

@@ -15,7 +15,7 @@ from export.gate import climb_all
 from export.limits import check_size
 from export.provider import why_unusable
 from export.publish import FAILED, LATEST, alone, is_newer_than_latest, prepare_folder, staging
-from job import labels, tutorial
+from job import tutorial
 from job.corpus.memory import give_back_freed_memory, set_up_allocator
 from job.corpus.prepare import Prepared
 from job.device import Device, choose_device, device_errors
@@ -99,7 +99,7 @@ def _run(settings: Settings, asked: SettingValues, place: Destination, output: O
             judgement = _publish_again(bundle, gate, place, output, stop)
             checkpoints.discard()  # a job may have been ended between the two
         else:
-            _look_at_labels(inputs, output)
+            output.labels(inputs)
             _list_rejected(inputs, run_name, place, output)
             bundle, judgement = _make(settings, asked, inputs, run_name, means, clock, gate, place, output)
     if judgement.failed is not None:
@@ -172,13 +172,6 @@ def _complete(settings: Settings, inputs: Inputs, output: Output) -> Settings:
     if completed != settings:
         output.learning_plan(completed, num_rows)
     return completed
-
-
-def _look_at_labels(inputs: Inputs, output: Output) -> None:
-    for use, names in labels.unseen(inputs).items():
-        output.unseen_labels(use, names)
-    if groups := labels.alike(inputs.label_names):
-        output.labels_alike(groups)
 
 
 def _list_rejected(inputs: Inputs, run_name: str, place: Destination, output: Output) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from job import tutorial
+from job import labels, tutorial
 from job.corpus.prepare import Prepared
 from job.dataset import RejectedRows
 from job.device import Device
@@ -77,18 +77,18 @@ class Output:
         num_listed = len(rejected.details)
         log.warning("rows_rejected", rows=len(rejected), listed=num_listed, listed_in=str(path))
 
-    def labels_alike(self, groups: list[list[str]]) -> None:
-        """Labels that whitespace or case alone tells apart, in groups: one may be meant."""
-        log.warning(
-            "labels_alike",
-            groups=[group[:SHOWN_NAMES] for group in groups[:SHOWN_NAMES]],
-            number=len(groups),
-            advice="each is a label of its own; where one is meant, correct the data",
-        )
-
-    def unseen_labels(self, use: str, names: list[str]) -> None:
-        """Labels that the training data lacks: rows that have them count as wrong."""
-        log.warning("labels_not_in_training_data", use=use, num_labels=len(names), labels=names[:SHOWN_NAMES])
+    def labels(self, inputs: Inputs) -> None:
+        """Reasons to look at the labels: rows of unseen ones count as wrong; alike, one may be meant."""
+        for use, names in labels.unseen(inputs).items():
+            shown = names[:SHOWN_NAMES]
+            log.warning("labels_not_in_training_data", use=use, num_labels=len(names), labels=shown)
+        if groups := labels.alike(inputs.label_names):
+            log.warning(
+                "labels_alike",
+                groups=[group[:SHOWN_NAMES] for group in groups[:SHOWN_NAMES]],
+                number=len(groups),
+                advice="each is a label of its own; where one is meant, correct the data",
+            )
 
     def prepared(self, prepared: Prepared, label_names: list[str]) -> None:
         """How large the model will be."""

@@ -31,8 +31,6 @@ FORMAT = 1
 """Goes up whenever older checkpoints cannot be read any more; they are refused then."""
 _FACTS = "bowsprit"
 """The one key of the file's metadata: several are written in random order."""
-_PROBE = ".writable"
-"""An object that is made and removed to see whether that is allowed."""
 _UNUSABLE = "check the path and the permissions, or name another folder in BOW_CHECKPOINT_DIR"
 _UNREAD = "check the disk and the permissions, and run again; to begin anew, remove it"
 _UNWRITTEN = (
@@ -87,8 +85,7 @@ def prepare(place: Path | str) -> None:
         return
     store = Store(place)
     try:
-        store.write(_PROBE, b"")
-        store.delete([_PROBE])
+        store.check_writable()
     except PlatformError as error:
         error.add_note(f"{place}: no checkpoint can be kept there; {_UNUSABLE}")
         raise

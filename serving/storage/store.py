@@ -17,6 +17,7 @@ from serving.errors import BowspritError, PlatformError, SettingsError
 from serving.storage.errors import is_refused, is_unsupported, tried
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_PROBE = ".writable"
 _CONNECTIONS = 8
 """Objects that are copied at a time."""
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -134,6 +135,11 @@ class Store:
         """Makes or replaces an object, in one step where the store is an object store."""
         self._make_room(key)
         tried(self.url_of(key), lambda: self._fs.pipe_file(self._at(key), content))
+
+    def check_writable(self) -> None:
+        """Tries whether objects can be made and removed, so that a long run need not find out last."""
+        self.write(_PROBE, b"")
+        self.delete([_PROBE])
 
     def write_if_absent(self, key: str, content: bytes) -> bool:
         """Makes an object unless one is there; of several writers one is told True.

@@ -108,4 +108,6 @@ def test_a_word_or_label_may_be_what_external_data_is_told_by(copy: Path) -> Non
             attribute(node, "keys_strings").strings[0] = b"location"
 
     in_onnx(path.name, change)(copy)
-    load(path, text_signature(5))
+    assert b"location" in path.read_bytes()
+    _, label = load(path, text_signature(5)).run(None, {"text": np.array(["no known word"], dtype=object)})
+    assert len(label) == 1
